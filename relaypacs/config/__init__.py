@@ -1,0 +1,33 @@
+"""The configuration: typed, validated once, immutable. Only `cli` and `node` read it from disk; rooms get their part."""
+
+from relaypacs.config.load import load_config
+from relaypacs.config.model import (
+    Caller,
+    Config,
+    Destination,
+    Jobs,
+    Log,
+    Node,
+    Receive,
+    Routing,
+    Rule,
+    Sidecar,
+    Spool,
+    Staging,
+)
+
+__all__ = [
+    "Caller",
+    "Config",
+    "Destination",
+    "Jobs",
+    "Log",
+    "Node",
+    "Receive",
+    "Routing",
+    "Rule",
+    "Sidecar",
+    "Spool",
+    "Staging",
+    "load_config",
+]

@@ -1,0 +1,100 @@
+"""Log lines: one event, one line, fixed keys, nothing a peer or a patient wrote unescaped.
+
+Every room logs through `event()`. `setup()` is called once per process by `node` or `cli`. The keys are those the
+operators' log pipeline knows: timestamp, level, service, trace_id (association), user_id (calling AE), upload_id
+(keyed hash of the study), message, latency_ms, plus `event` and the event's own fields. Values are escaped, so a
+line can't be forged; callers pass no names and no raw UIDs, only `uid_hash` of them.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import sys
+import time
+import warnings
+from typing import TextIO
+
+DEBUG, INFO, WARNING, ERROR, CRITICAL = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL
+_LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR, "critical": CRITICAL}
+_NAMES = {number: name.upper() for name, number in _LEVELS.items()}
+_LONGEST_VALUE = 300
+
+
+class _Sink:
+    """Where lines go and which; one per process, replaced by `setup`."""
+
+    def __init__(self) -> None:
+        self.level = INFO
+        self.json = True
+        self.service = "relaypacs"
+        self.stream: TextIO | None = None
+        self.hash_key = b""
+
+
+_sink = _Sink()
+
+
+def setup(*, level: str, json_lines: bool, service: str, hash_key: bytes = b"", stream: TextIO | None = None) -> None:
+    """Set this process's level (`debug` … `critical`), format, service name and the key of `uid_hash`.
+
+    Also silences the loggers of libraries that quote peers' data (pynetdicom, pydicom): what they say could hold PHI.
+    """
+    _sink.level, _sink.json, _sink.service = _LEVELS[level], json_lines, service
+    _sink.stream, _sink.hash_key = stream, hash_key
+    for name in ("pynetdicom", "pydicom"):
+        library = logging.getLogger(name)
+        library.handlers, library.propagate, library.level = [logging.NullHandler()], False, CRITICAL + 1
+    warnings.filterwarnings("ignore", module=r"pydicom|pynetdicom")
+
+
+def uid_hash(uid: str) -> str:
+    """A keyed hash of a UID (16 hexadecimal digits): the same UID gives the same hash on one node, and no way back."""
+    return hmac.digest(_sink.hash_key, uid.encode("utf-8", "replace"), "sha256")[:8].hex() if uid else ""
+
+
+def event(
+    level: int,
+    name: str,
+    message: str,
+    *,
+    trace_id: str = "",
+    user_id: str = "",
+    upload_id: str = "",
+    latency_ms: float | None = None,
+    **fields: object,
+) -> None:
+    """Write one line: `name` is the fixed event name (`association-rejected`), `message` one sentence for people.
+
+    `trace_id` is the association id, `user_id` the calling AE title, `upload_id` the study's `uid_hash`.
+    """
+    if level < _sink.level:
+        return
+    now = time.time()
+    line: dict[str, object] = {
+        "timestamp": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z",
+        "level": _NAMES[level],
+        "service": _sink.service,
+        "event": name,
+        "trace_id": trace_id,
+        "user_id": user_id,
+        "upload_id": upload_id,
+        "message": message[:_LONGEST_VALUE],
+    }
+    if latency_ms is not None:
+        line["latency_ms"] = round(latency_ms, 1)
+    for key, value in fields.items():
+        line[key] = value[:_LONGEST_VALUE] if isinstance(value, str) else value
+    text = json.dumps(line, default=str) if _sink.json else _for_people(line)
+    # One write per line: processes share the stream.
+    (_sink.stream or sys.stderr).write(text + "\n")
+
+
+def _for_people(line: dict[str, object]) -> str:
+    fixed = ("timestamp", "level", "service", "event", "message")
+    rest = " ".join(
+        f"{key}={json.dumps(value, default=str)}" for key, value in line.items() if key not in fixed and value != ""
+    )
+    message = json.dumps(line["message"])[1:-1]
+    return f"{line['timestamp']} {line['level']:<8} {line['service']}: {line['event']}: {message} {rest}".rstrip()
