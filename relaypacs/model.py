@@ -79,7 +79,7 @@ Record = ObjectRecord | EventRecord
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where an instance's bytes can be read: in a spool segment (`generation`, while hot), in staging (`staged_key`)."""
+    """Where an instance's bytes are: in a spool segment (`generation`, while hot), in staging (`staged_key`)."""
 
     node: str
     generation: str | None

@@ -1,4 +1,4 @@
-"""The configuration: typed, validated once, immutable. Only `cli` and `node` read it from disk; rooms get their part."""
+"""The configuration: typed, validated once, immutable. `cli` and `node` read it; every other room gets its part."""
 
 from relaypacs.config.load import load_config
 from relaypacs.config.model import (
