@@ -1,0 +1,70 @@
+"""Liveness by locks: held while the holder lives, gone however it dies, and never disturbed by those who look."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from relaypacs import alive
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def _serve(path: Path, told: Connection) -> None:
+    alive.hold(path)
+    told.send("serving")
+    signal.pause()
+
+
+def test_nobody_holds_a_file_that_is_absent_or_was_left_behind(tmp_path: Path) -> None:
+    assert not alive.is_held(tmp_path / "alive" / "relay")
+    (tmp_path / "relay").touch()
+    assert not alive.is_held(tmp_path / "relay")
+
+
+def test_held_while_the_process_lives_and_free_after_kill(tmp_path: Path) -> None:
+    path = tmp_path / "alive" / "receive-0"
+    ours, theirs = _FORK.Pipe()
+    worker = _FORK.Process(target=_serve, args=(path, theirs))
+    worker.start()
+    assert ours.recv() == "serving"
+    assert alive.is_held(path)
+    assert alive.is_held(path), "looking must not take it away"
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    assert not alive.is_held(path)
+
+
+def test_two_processes_can_not_hold_the_same_place(tmp_path: Path) -> None:
+    first = alive.hold(tmp_path / "relay")
+    with pytest.raises(BlockingIOError):
+        alive.hold(tmp_path / "relay")
+    os.close(first)
+    os.close(alive.hold(tmp_path / "relay"))
+
+
+def _look(path: Path, told: Connection) -> None:
+    told.send("looking")
+    while not told.poll():
+        alive.is_held(path)
+
+
+def test_those_who_look_do_not_keep_a_worker_from_starting(tmp_path: Path) -> None:
+    path = tmp_path / "relay"
+    path.touch()
+    ours, theirs = _FORK.Pipe()
+    looker = _FORK.Process(target=_look, args=(path, theirs))
+    looker.start()
+    ours.recv()
+    try:
+        for _ in range(50):
+            os.close(alive.hold(path))
+    finally:
+        ours.send("enough")
+        looker.join()
