@@ -1,0 +1,69 @@
+"""Options and fixtures every test may use: `--long`, and factories of real peers that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.peers.dcmtk import StoreScp
+from tests.peers.node import Node
+from tests.peers.orthanc import Orthanc
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run crash, fuzz and soak tests at their full size")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="long: run with --long"))
+
+
+@pytest.fixture(scope="session")
+def long_run(request: pytest.FixtureRequest) -> bool:
+    """Whether this is a full-size run, for tests that only scale themselves."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def peers() -> Iterator[ExitStack]:
+    """What was entered here ends with the test, last started first."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path, peers: ExitStack) -> Callable[..., Orthanc]:
+    """`orthanc(name="orthanc", **settings)`: start a real Orthanc."""
+
+    def start(name: str = "orthanc", **settings: Any) -> Orthanc:
+        return peers.enter_context(Orthanc(tmp_path / name, **settings))
+
+    return start
+
+
+@pytest.fixture
+def storescp(tmp_path: Path, peers: ExitStack) -> Callable[..., StoreScp]:
+    """`storescp(name="storescp", **settings)`: start DCMTK's bit-preserving storage SCP."""
+
+    def start(name: str = "storescp", **settings: Any) -> StoreScp:
+        return peers.enter_context(StoreScp(tmp_path / name, **settings))
+
+    return start
+
+
+@pytest.fixture
+def node(tmp_path: Path, peers: ExitStack) -> Callable[..., Node]:
+    """`node(name="node", destinations=[…], …)`: start a RelayPACS node and wait until it is ready."""
+
+    def start(name: str = "node", **settings: Any) -> Node:
+        return peers.enter_context(Node(tmp_path / name, **settings))
+
+    return start
