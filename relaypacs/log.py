@@ -49,6 +49,11 @@ def setup(*, level: str, json_lines: bool, service: str, hash_key: bytes = b"", 
     warnings.filterwarnings("ignore", module=r"pydicom|pynetdicom")
 
 
+def rename(service: str) -> None:
+    """Name this process in its lines from now on; the rest of `setup` stays."""
+    _sink.service = service
+
+
 def uid_hash(uid: str) -> str:
     """A keyed hash of a UID (16 hexadecimal digits): the same UID gives the same hash on one node, and no way back."""
     return hmac.digest(_sink.hash_key, uid.encode("utf-8", "replace"), "sha256")[:8].hex() if uid else ""

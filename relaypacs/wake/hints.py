@@ -157,6 +157,15 @@ class HintReceiver:
                         ends[generation] = max(end, ends.get(generation, 0))
         return list(ends.items())
 
+    def interrupt(self) -> None:
+        """Make a `wait` in another thread return now. Never blocks, never raises."""
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as own,
+        ):
+            with _address(self._path) as address:
+                own.sendto(b"", address)
+
     def close(self) -> None:
         """Stop listening and remove the socket file. Idempotent."""
         if self._socket.fileno() >= 0:

@@ -1,0 +1,344 @@
+"""From the log to the job table: every committed record becomes rows, exactly once.
+
+Runs in the relay process as one thread (`run`), after `recover` has read what an earlier life left behind. Receive
+processes tell it by datagram how far a segment is durable; it reads to there, parses each head, asks the rules, and
+writes instances, deliveries and the checkpoint in one transaction, so a crash at any line replays or has nothing to
+replay. An object that can't be parsed is routed by its association and flagged, never lost. With the job table down
+it waits and reads nothing; the spool holds what arrives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
+
+from prometheus_client import Counter, Histogram
+
+from relaypacs import log
+from relaypacs.dicom.head import walk_head
+from relaypacs.errors import JobsError, SegmentGone, SpoolCorrupt
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Arrival, AssociationEnd
+from relaypacs.model import Checkpoint, EventRecord, ObjectRecord, Record, RoutingKeys
+from relaypacs.policy.routing import Router
+from relaypacs.spool.reader import SpoolReader
+from relaypacs.wake.hints import HintReceiver
+
+GATHER_SECONDS = 0.005
+"""After the first hint, how long more are gathered into the same transaction: a commit per object costs 2x."""
+SCAN_SECONDS = 5.0
+"""How often segments are looked at without a hint; bounds what a lost datagram can delay."""
+BATCH_RECORDS = 500
+"""Records read, and rows committed, at once; bounds memory and the length of a transaction."""
+HEAD_BYTES = 256 * 1024
+"""How much of a dataset's beginning is looked at for routing keys."""
+RETRY_SECONDS = 1.0
+"""Wait after the job table refused a transaction."""
+_HASH_CHUNK = 8 << 20
+_T = TypeVar("_T")
+
+_INSTANCES = Counter(
+    "relaypacs_intake_instances_total", "Spool records turned into rows, by what became of them.", ["as"]
+)
+_SECONDS = Histogram(
+    "relaypacs_intake_delay_seconds",
+    "From reception of an object to its rows being committed.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600),
+)
+_UNPARSED = Counter(
+    "relaypacs_intake_unparsed_total", "Objects routed by their association because the head can't be read."
+)
+_CORRUPT = Counter("relaypacs_spool_corrupt_segments_total", "Segments quarantined because bytes fail their checksum.")
+
+
+@dataclass(frozen=True, slots=True)
+class CallerPolicy:
+    """What a caller's entry says of identical and conflicting instances (`config.Caller`)."""
+
+    conflict: str = "forward-both"
+    resend: str = "requeue"
+
+
+class Notify(Protocol):
+    """Told after a commit: the destinations that have new deliveries."""
+
+    def __call__(self, destination: str) -> None: ...
+
+
+def digest_of(dataset: memoryview, transfer_syntax_uid: str) -> str:
+    """SHA-256 (hexadecimal) over the dataset and its transfer syntax: what makes two receptions the same object."""
+    sha = hashlib.sha256()
+    for start in range(0, len(dataset), _HASH_CHUNK):
+        sha.update(dataset[start : start + _HASH_CHUNK])
+    sha.update(transfer_syntax_uid.encode("ascii", "replace"))
+    return sha.hexdigest()
+
+
+def checked_keys(keys: RoutingKeys, record: ObjectRecord) -> RoutingKeys:
+    """`keys` with a problem noted where the dataset names another instance than the C-STORE-RQ did (PS3.4 B.2.3)."""
+    for said, meant, what in (
+        (keys.sop_instance_uid, record.meta.sop_instance_uid, "SOP Instance UID"),
+        (keys.sop_class_uid, record.meta.sop_class_uid, "SOP Class UID"),
+    ):
+        if said and said != meant and not keys.problem:
+            return replace(keys, problem=f"{what} of the dataset is not that of the C-STORE request")
+    return keys
+
+
+def association_end(record: EventRecord) -> AssociationEnd:
+    """The association an `association` event tells of."""
+    body = record.body
+    return AssociationEnd(
+        association_id=str(body["association_id"]),
+        calling_ae=str(body["calling_ae"]),
+        called_ae=str(body["called_ae"]),
+        peer=str(body["peer"]),
+        started_at=float(str(body["started_at"])),
+        ended_at=float(str(body["ended_at"])),
+        outcome=str(body["outcome"]),
+        objects=int(str(body["objects"])),
+        bytes=int(str(body["bytes"])),
+        reason=str(body["reason"]),
+    )
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What goes into one transaction."""
+
+    records: int = 0
+    arrivals: list[Arrival] = field(default_factory=list)
+    ends: list[AssociationEnd] = field(default_factory=list)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+
+    def add(self, records: Sequence[Record], arrivals: Sequence[Arrival], after: Checkpoint) -> None:
+        """Add what was read of one segment."""
+        self.records += len(records)
+        self.arrivals += arrivals
+        self.ends += (
+            association_end(record)
+            for record in records
+            if isinstance(record, EventRecord) and record.kind == "association"
+        )
+        self.checkpoints[after.generation] = after
+
+
+class Intake:
+    """The reader of the log. One per node; `run` and `recover` are called by one thread."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        reader: SpoolReader,
+        jobs: JobStore,
+        router: Router,
+        policy_of: Callable[[str], CallerPolicy],
+        hints: HintReceiver,
+        notify: Notify,
+        on_rows: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`policy_of(calling AE)` gives the caller's policies; `on_rows` is told after each commit (the sweep)."""
+        self._node, self._reader, self._jobs, self._router = node, reader, jobs, router
+        self._policy_of, self._hints, self._notify, self._on_rows = policy_of, hints, notify, on_rows
+        self._clock = clock
+        self._read_to: dict[str, Checkpoint] = {}
+        self._quarantine: set[str] = set()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def recover(self) -> int:
+        """Read everything an earlier life left unread, and forget segments that are gone. Returns records taken in.
+
+        Called once before `run`; blocks (and retries) while the job table is down, until `stop`.
+        """
+        stored = self._with_jobs(lambda: self._jobs.checkpoints(self._node))
+        if stored is None:
+            return 0
+        present = set(self._reader.generations())
+        for generation in stored.keys() - present:
+            self._with_jobs(lambda g=generation: self._jobs.forget_segment(self._node, g))  # type: ignore[misc]
+        self._read_to = {generation: stored.get(generation, Checkpoint(generation)) for generation in present}
+        taken = self._scan()
+        log.event(log.INFO, "intake-recovered", f"{taken} records of the spool taken in at start", records=taken)
+        return taken
+
+    def run(self) -> None:
+        """Serve hints until `stop`; every `SCAN_SECONDS` look without one."""
+        next_scan = time.monotonic() + SCAN_SECONDS
+        while not self._stopped.is_set():
+            told = self._hints.wait(max(0.0, next_scan - time.monotonic()))
+            if told and not self._stopped.is_set():
+                time.sleep(GATHER_SECONDS)
+                told += self._hints.wait(0.0)
+            ends: dict[str, int | None] = {}
+            for generation, end in sorted(told):
+                ends[generation] = end
+            self._take(ends)
+            if time.monotonic() >= next_scan:
+                self._scan()
+                next_scan = time.monotonic() + SCAN_SECONDS
+
+    def stop(self) -> None:
+        """Make `run` return after the transaction in hand; the caller wakes the hint socket."""
+        self._stopped.set()
+
+    def finished(self, generation: str) -> bool:
+        """Whether everything the segment will ever hold has been taken in. Safe to call from another thread."""
+        if not self._reader.is_sealed(generation):
+            return False
+        # Sealed was seen first, so a scan that now finds nothing has seen all there will be.
+        return self._take({generation: None}) == 0 and generation not in self._quarantine
+
+    def forgotten(self, generation: str) -> None:
+        """The segment has been freed; nothing of it is read again."""
+        with self._lock:
+            self._read_to.pop(generation, None)
+
+    def to_quarantine(self) -> Sequence[str]:
+        """Segments found corrupt: the sweep saves what can be saved and then sets them aside."""
+        with self._lock:
+            return sorted(self._quarantine)
+
+    def quarantined(self, generation: str) -> None:
+        """The segment has been set aside."""
+        with self._lock:
+            self._quarantine.discard(generation)
+            self._read_to.pop(generation, None)
+
+    def _scan(self) -> int:
+        return self._take(dict.fromkeys(self._reader.generations()))
+
+    def _take(self, ends: Mapping[str, int | None]) -> int:
+        """Take in what is committed of each segment, to its end (bytes) or, for None, as far as it verifies.
+
+        Returns the number of records whose rows were committed.
+        """
+        taken = 0
+        left = dict(ends)
+        with self._lock:
+            while left and not self._stopped.is_set():
+                batch = _Batch()
+                for generation, end in tuple(left.items()):
+                    if not self._read(generation, end, batch):
+                        del left[generation]
+                    if batch.records >= BATCH_RECORDS:
+                        break
+                if batch.records == 0 or not self._commit(batch):
+                    break
+                self._read_to.update(batch.checkpoints)
+                taken += batch.records
+        return taken
+
+    def _read(self, generation: str, end: int | None, batch: _Batch) -> bool:
+        """Add a segment's next records to `batch`. False when it has no more for now."""
+        checkpoint = self._read_to.get(generation, Checkpoint(generation))
+        if generation in self._quarantine or (end is not None and checkpoint.end >= end):
+            return False
+        try:
+            records, after = self._reader.read(checkpoint, committed_end=end, max_records=BATCH_RECORDS)
+            arrivals = self._arrivals(generation, records)
+        except SegmentGone:
+            self._read_to.pop(generation, None)
+            return False
+        except SpoolCorrupt as problem:
+            self._quarantine.add(generation)
+            _CORRUPT.inc()
+            log.event(log.CRITICAL, "spool-corrupt", str(problem), segment=generation)
+            self._on_rows()
+            return False
+        except OSError as problem:
+            log.event(log.ERROR, "spool-unreadable", f"A segment can't be read, tried again: {problem}")
+            return False
+        if not records:
+            return False
+        batch.add(records, arrivals, after)
+        return True
+
+    def _arrivals(self, generation: str, records: Sequence[Record]) -> list[Arrival]:
+        objects = [record for record in records if isinstance(record, ObjectRecord)]
+        arrivals: list[Arrival] = []
+        if not objects:
+            return arrivals
+        with self._reader.pin(generation) as pin:
+            for record in objects:
+                with pin.view(record.dataset_offset, record.dataset_length) as dataset:
+                    digest = digest_of(dataset, record.meta.transfer_syntax_uid)
+                    with dataset[:HEAD_BYTES] as head:
+                        keys = walk_head(head, record.meta.transfer_syntax_uid, self._router.wanted_tags)
+                keys = checked_keys(keys, record)
+                if not keys.complete:
+                    _UNPARSED.inc()
+                    log.event(
+                        log.WARNING,
+                        "object-unparsed",
+                        f"Head can't be read ({keys.problem}); routed by its association alone.",
+                        trace_id=record.meta.association_id,
+                        user_id=record.meta.calling_ae,
+                        instance=log.uid_hash(record.meta.sop_instance_uid),
+                    )
+                policy = self._policy_of(record.meta.calling_ae)
+                route = self._router.route(keys, record.meta)
+                arrivals.append(
+                    Arrival(
+                        record=record,
+                        keys=keys,
+                        digest=digest,
+                        route=route,
+                        conflict=policy.conflict,
+                        resend=policy.resend,
+                    )
+                )
+        return arrivals
+
+    def _commit(self, batch: _Batch) -> bool:
+        taken_in = self._with_jobs(
+            lambda: self._jobs.take_in(
+                self._node, batch.arrivals, batch.ends, tuple(batch.checkpoints.values()), self._clock()
+            )
+        )
+        if taken_in is None:
+            return False
+        for what, count in (
+            ("instance", taken_in.instances),
+            ("duplicate", taken_in.duplicates),
+            ("dropped", taken_in.dropped),
+            ("unrouted", taken_in.unrouted),
+            ("conflict", taken_in.conflicts),
+        ):
+            if count:
+                _INSTANCES.labels(what).inc(count)
+        now = self._clock()
+        for arrival in batch.arrivals:
+            _SECONDS.observe(max(0.0, now - arrival.record.meta.received_at))
+        self._tell(taken_in.queued)
+        if batch.arrivals:
+            self._on_rows()
+        return True
+
+    def _tell(self, queued: Mapping[str, int]) -> None:
+        for destination, count in queued.items():
+            if count:
+                self._notify(destination)
+
+    def _with_jobs(self, ask: Callable[[], _T]) -> _T | None:
+        """`ask` the job table, again and again while it is down; None only after `stop`."""
+        told = False
+        while not self._stopped.is_set():
+            try:
+                answer = ask()
+            except JobsError as problem:
+                if not told:
+                    log.event(log.ERROR, "job-table-down", f"Intake waits for the job table: {problem}")
+                told = True
+                self._stopped.wait(RETRY_SECONDS)
+            else:
+                if told:
+                    log.event(log.INFO, "job-table-up", "The job table answers again; intake goes on.")
+                return answer
+        return None

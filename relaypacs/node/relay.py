@@ -1,0 +1,116 @@
+"""The relay process: intake, sweep and forward workers as threads around one job table and one reader of the spool."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from relaypacs import log
+from relaypacs.config import Config
+from relaypacs.errors import JobsError
+from relaypacs.forward.dispatch import Forwarder
+from relaypacs.forward.source import ByteSource
+from relaypacs.intake import CallerPolicy, Intake
+from relaypacs.jobs.store import JobStore
+from relaypacs.node.supervisor import Stop
+from relaypacs.policy.admission import find_caller
+from relaypacs.policy.routing import Router
+from relaypacs.spool.reader import SpoolReader
+from relaypacs.staging.filesystem import FilesystemStaging
+from relaypacs.sweep import Sweep
+from relaypacs.wake.hints import HintReceiver
+from relaypacs.wake.local import LocalWake
+
+_RETRY_SECONDS = 2.0
+_FORWARD_STOP_SECONDS = 10.0
+
+
+def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[str], int], stop: Stop) -> int:
+    """Run until `stop`. `alive(name)` marks this process (and, once the spool is read, intake) as serving."""
+    alive("relay")
+    jobs = _open_jobs(config, stop)
+    if jobs is None:
+        return 0
+    reader = SpoolReader(config.spool_dir, recycle=config.spool.recycle, recycle_segments=config.spool.recycle_segments)
+    staging = FilesystemStaging(config.staging_dir)
+    hints = HintReceiver(hints_at)
+    wake = LocalWake()
+    policies = config.caller
+
+    def policy_of(calling_ae: str) -> CallerPolicy:
+        caller = find_caller(policies, calling_ae, case_sensitive=config.receive.ae_titles_case_sensitive)
+        return CallerPolicy(caller.conflict, caller.resend) if caller else CallerPolicy()
+
+    rows_changed = threading.Event()
+    intake = Intake(
+        node=config.node.name,
+        reader=reader,
+        jobs=jobs,
+        router=Router(config.rule, config.routing.default),
+        policy_of=policy_of,
+        hints=hints,
+        notify=wake.notify,
+        on_rows=rows_changed.set,
+    )
+    sweep = Sweep(
+        node=config.node.name,
+        reader=reader,
+        jobs=jobs,
+        staging=staging,
+        intake=intake,
+        nudged=rows_changed,
+        hash_key=hash_key,
+        hot_seconds=config.staging.hot_seconds,
+        keep_seconds=config.keep_seconds,
+        date=config.staging.date,
+    )
+    forwarder = Forwarder(
+        config.destination,
+        jobs=jobs,
+        source=ByteSource(reader, staging),
+        wake=wake,
+        node=config.node.name,
+        lease_seconds=config.jobs.lease_seconds,
+    )
+
+    def read_log() -> None:
+        intake.recover()
+        if not stop.event.is_set():
+            alive("intake")
+        intake.run()
+
+    threads = [
+        threading.Thread(target=read_log, name="intake"),
+        threading.Thread(target=sweep.run, name="sweep"),
+    ]
+    forwarder.start()
+    for thread in threads:
+        thread.start()
+    stop.event.wait()
+    intake.stop()
+    hints.interrupt()
+    sweep.stop()
+    forwarder.stop(_FORWARD_STOP_SECONDS)
+    for thread in threads:
+        thread.join()
+    hints.close()
+    jobs.close()
+    return 0
+
+
+def _open_jobs(config: Config, stop: Stop) -> JobStore | None:
+    """The job table, migrated; waits while it is down. None after `stop`."""
+    told = False
+    while not stop.event.is_set():
+        try:
+            jobs = JobStore.open(config.jobs_url, identifiers=config.node.identifiers)
+            jobs.migrate()
+        except JobsError as problem:
+            if not told:
+                log.event(log.ERROR, "job-table-down", f"Relay waits for the job table: {problem}")
+            told = True
+            stop.event.wait(_RETRY_SECONDS)
+        else:
+            return jobs
+    return None

@@ -1,0 +1,85 @@
+"""What each of the node's processes is made of. Everything here runs in the child, after the fork."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from relaypacs import log
+from relaypacs.alive import hold
+from relaypacs.config import Config
+from relaypacs.node.relay import run_relay
+from relaypacs.node.supervisor import Role, Stop
+from relaypacs.receive import process as receive_process
+from relaypacs.sidecar import process as sidecar_process
+from relaypacs.spool.writer import SpoolWriter
+from relaypacs.wake.hints import HintSender
+
+_SIDECAR_GRACE_SECONDS = 2.0
+_RELAY_GRACE_SECONDS = 20.0
+
+
+def hint_socket(config: Config) -> Path:
+    """Where intake listens for hints."""
+    return config.run_dir / "intake.sock"
+
+
+def alive_file(config: Config, name: str) -> Path:
+    """The lock a serving process holds (`relaypacs.alive`)."""
+    return config.run_dir / "alive" / name
+
+
+def receive_roles(config: Config, listener: socket.socket) -> list[Role]:
+    """The receive processes, all on one listener."""
+
+    def run_in(name: str) -> Callable[[Stop], int]:
+        def run(stop: Stop) -> int:
+            hints = HintSender(hint_socket(config))
+            spool = SpoolWriter(
+                config.spool_dir,
+                segment_bytes=config.spool.segment_bytes,
+                min_free_bytes=config.spool.min_free_bytes,
+                max_object_bytes=config.spool.max_object_bytes,
+                recycle=config.spool.recycle,
+                durable=config.receive.ack == "spooled",
+                on_commit=hints.send,
+            )
+            if config.receive.ack == "buffered":
+                log.event(log.WARNING, "not-durable", "ack = buffered: Success is answered before the disk has it.")
+            try:
+                hold(alive_file(config, name))
+                receive_process.run(config, listeners=[listener], spool=spool, stop=stop)
+            finally:
+                spool.close()
+                hints.close()
+            return 0
+
+        return run
+
+    return [
+        Role(f"receive-{slot}", run_in(f"receive-{slot}"), stops_after=0, grace_seconds=config.receive.grace_seconds)
+        for slot in range(config.receive.processes)
+    ]
+
+
+def relay_role(config: Config, hash_key: bytes) -> Role:
+    """Intake, staging and forwarding in one process."""
+    return Role(
+        "relay",
+        lambda stop: run_relay(
+            config, hash_key, hint_socket(config), lambda name: hold(alive_file(config, name)), stop
+        ),
+        stops_after=1,
+        grace_seconds=_RELAY_GRACE_SECONDS,
+    )
+
+
+def sidecar_role(config: Config, listener: socket.socket) -> Role:
+    """Health and metrics."""
+
+    def run(stop: Stop) -> int:
+        sidecar_process.run(config, listener=listener, stop=stop)
+        return 0
+
+    return Role("sidecar", run, stops_after=2, grace_seconds=_SIDECAR_GRACE_SECONDS)

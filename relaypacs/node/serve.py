@@ -1,0 +1,71 @@
+"""`relaypacs serve`: take the node's folder, bind its ports, fork its processes, supervise them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+
+from relaypacs import log
+from relaypacs.config import Config
+from relaypacs.errors import ConfigError, SpoolError
+from relaypacs.node.home import empty_run_dir, metrics_dir, prepare
+from relaypacs.node.supervisor import Role, supervise
+
+ROLES = ("all", "receive", "relay", "sidecar")
+_BACKLOG = 512
+_LOCK_SLACK_SECONDS = 10.0
+
+
+def serve(config: Config, *, role: str = "all") -> int:
+    """Run the node (or one role of it) until SIGTERM or SIGINT. Returns the exit code.
+
+    ConfigError where a folder, a port or the spool's lock is not to be had; nothing has been started then.
+    """
+    hash_key = prepare(config)
+    log.setup(level=config.log.level, json_lines=config.log.format == "json", service="supervisor", hash_key=hash_key)
+    wanted = ROLES[1:] if role == "all" else (role,)
+    from relaypacs.spool.lock import lock_spool
+
+    if role == "all":
+        try:
+            # Children of a supervisor that was killed may still be finishing; they hold the lock until they end.
+            lock_spool(config.spool_dir, config.receive.grace_seconds + _LOCK_SLACK_SECONDS)
+        except SpoolError as problem:
+            raise ConfigError([str(problem)]) from None
+        empty_run_dir(config.run_dir)
+    metrics = metrics_dir(config.run_dir)
+    metrics.mkdir(parents=True, exist_ok=True)
+    # prometheus-client chooses its multi-process mode when it is imported, so no room is imported before this.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+    from relaypacs.node import roles
+
+    found: list[Role] = []
+    if "receive" in wanted:
+        listener = _listen(config.receive.host, config.receive.port, "[receive]")
+        found += roles.receive_roles(config, listener)
+    if "relay" in wanted:
+        found.append(roles.relay_role(config, hash_key))
+    if "sidecar" in wanted:
+        found.append(roles.sidecar_role(config, _listen(config.sidecar.host, config.sidecar.port, "[sidecar]")))
+    gc.collect()
+    gc.freeze()  # what is loaded now stays shared between the processes
+    sys.stdout.flush()
+    return supervise(found)
+
+
+def _listen(host: str, port: int, section: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as problem:
+        listener.close()
+        raise ConfigError(
+            [f"{section}: can't listen on {host} port {port} ({problem.strerror}); choose another host or port"]
+        ) from None
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,193 @@
+"""What tidies behind the flow: stages what outlives the spool, frees segments, purges what was kept long enough.
+
+One thread of the relay process. It may be late but never wrong: a segment is freed only when its rows are committed
+and every instance in it is staged or settled with nothing to keep; a staged file is deleted only when every delivery
+of it is settled. With the job table or staging down it waits, and the spool grows to its mark.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Protocol
+
+from prometheus_client import Counter, Gauge
+
+from relaypacs import log
+from relaypacs.errors import JobsError, SegmentGone, StagingError
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Unstaged
+from relaypacs.spool.reader import SpoolReader
+from relaypacs.staging.keys import staged_key
+from relaypacs.staging.protocol import Staging
+
+BATCH = 200
+"""Instances staged between two syncs, and files purged at once."""
+IDLE_SECONDS = 60.0
+"""How often the sweep looks when nothing was received or settled."""
+RETRY_SECONDS = 5.0
+
+_STAGED = Counter("relaypacs_staged_instances_total", "Instances copied from the spool to staging.")
+_STAGED_BYTES = Counter("relaypacs_staged_bytes_total", "Bytes copied from the spool to staging.")
+_PURGED = Counter(
+    "relaypacs_purged_instances_total", "Staged files deleted because they were settled and kept long enough."
+)
+_FREED = Counter("relaypacs_spool_freed_segments_total", "Spool segments freed for reuse or deleted.")
+_TROUBLE = Gauge(
+    "relaypacs_sweep_trouble",
+    "1 while staging or freeing fails and is tried again, else 0.",
+    multiprocess_mode="mostrecent",
+)
+
+
+class Reading(Protocol):
+    """What the sweep must know of the one who reads the log."""
+
+    def finished(self, generation: str) -> bool:
+        """Whether everything the segment will ever hold has become rows."""
+        ...
+
+    def forgotten(self, generation: str) -> None:
+        """The segment has been freed."""
+        ...
+
+    def to_quarantine(self) -> Sequence[str]:
+        """Segments found corrupt."""
+        ...
+
+    def quarantined(self, generation: str) -> None:
+        """The segment has been set aside."""
+        ...
+
+
+class Sweep:
+    """The relay's housekeeping, in one thread."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        reader: SpoolReader,
+        jobs: JobStore,
+        staging: Staging,
+        intake: Reading,
+        nudged: threading.Event,
+        hash_key: bytes,
+        hot_seconds: float,
+        keep_seconds: float | None,
+        date: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`nudged` is set by anyone after rows or deliveries changed. `keep_seconds`: how long settled instances stay staged (None: for
+        ever); `date`: `study` or `received`."""
+        self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
+        self._hash_key, self._hot_seconds, self._keep_seconds, self._date = hash_key, hot_seconds, keep_seconds, date
+        self._clock = clock
+        self._nudged = nudged
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Make `run` return after the step in hand."""
+        self._stopped.set()
+        self._nudged.set()
+
+    def run(self) -> None:
+        """Sweep after each nudge, once the hot time is over, until nothing is left; look every minute besides."""
+        failing = False
+        while not self._stopped.is_set():
+            self._nudged.clear()
+            try:
+                left = self.step()
+            except (JobsError, StagingError, OSError) as problem:
+                if not failing:
+                    log.event(log.ERROR, "sweep-trouble", f"Staging or freeing failed, tried again: {problem}")
+                failing = True
+                _TROUBLE.set(1)
+                self._stopped.wait(RETRY_SECONDS)
+                continue
+            if failing:
+                log.event(log.INFO, "sweep-recovered", "Staging and freeing work again.")
+                _TROUBLE.set(0)
+            failing = False
+            if left:
+                continue
+            # Whatever was nudged is not cold before the hot time is over, and is then looked at once.
+            if self._nudged.wait(IDLE_SECONDS) and not self._stopped.is_set():
+                self._stopped.wait(self._hot_seconds + 0.05)
+
+    def step(self) -> bool:
+        """Do one bounded round of everything. True when there was more than one round's worth."""
+        staged = self.stage(self._clock() - self._hot_seconds)
+        self.free()
+        purged = self.purge()
+        return staged >= BATCH or purged >= BATCH
+
+    def stage(self, received_before: float) -> int:
+        """Copy instances received before that time (seconds) into staging, durable as one. Returns how many."""
+        found = self._jobs.to_stage(
+            self._node, received_before=received_before, keep=self._keep_seconds != 0.0, limit=BATCH
+        )
+        keys: list[tuple[int, str]] = []
+        for generation, group in groupby(sorted(found, key=lambda row: row.generation), key=lambda row: row.generation):
+            try:
+                with self._reader.pin(generation) as pin:
+                    for row in group:
+                        key = self._key(row)
+                        self._staging.put(key, pin.fileno(), row.file_offset, row.file_length)
+                        keys.append((row.instance_id, key))
+                        _STAGED_BYTES.inc(row.file_length)
+            except SegmentGone:
+                self._jobs.forget_segment(self._node, generation)
+                self._intake.forgotten(generation)
+        if keys:
+            self._staging.sync()
+            self._jobs.staged(keys, self._clock())
+            _STAGED.inc(len(keys))
+        return len(found)
+
+    def free(self) -> int:
+        """Free every segment that nothing needs any more, and set corrupt ones aside. Returns how many went."""
+        freed = 0
+        for generation in self._intake.to_quarantine():
+            if not self._jobs.segment_needed(self._node, generation, self._keep_seconds != 0.0):
+                place = self._reader.quarantine(generation)
+                self._jobs.forget_segment(self._node, generation)
+                self._intake.quarantined(generation)
+                log.event(log.CRITICAL, "spool-quarantined", f"A corrupt segment was set aside as {place.name}.")
+        for generation in self._reader.generations():
+            if (
+                self._intake.finished(generation)
+                and not self._jobs.segment_needed(self._node, generation, self._keep_seconds != 0.0)
+                # The file goes first: a checkpoint without a file is forgotten at start, a file without a
+                # checkpoint would be taken in a second time.
+                and self._reader.free(generation)
+            ):
+                self._jobs.forget_segment(self._node, generation)
+                self._intake.forgotten(generation)
+                _FREED.inc()
+                freed += 1
+        return freed
+
+    def purge(self) -> int:
+        """Delete staged files that were settled longer ago than `keep`. Returns how many."""
+        if self._keep_seconds is None:
+            return 0
+        rows = self._jobs.purgeable(self._node, settled_before=self._clock() - self._keep_seconds, limit=BATCH)
+        for _, key in rows:
+            self._staging.delete(key)
+        if rows:
+            self._jobs.purged([instance_id for instance_id, _ in rows])
+            _PURGED.inc(len(rows))
+        return len(rows)
+
+    def _key(self, row: Unstaged) -> str:
+        received = time.strftime("%Y%m%d", time.gmtime(row.received_at))
+        return staged_key(
+            self._hash_key,
+            study_uid=row.study_instance_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            digest=row.digest,
+            date=row.study_date if self._date == "study" else received,
+        )
