@@ -80,8 +80,10 @@ class Sweep:
         date: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`nudged` is set by anyone after rows or deliveries changed. `keep_seconds`: how long settled instances stay staged (None: for
-        ever); `date`: `study` or `received`."""
+        """`nudged` is set by anyone after rows or deliveries changed.
+
+        `keep_seconds`: how long settled instances stay staged (None: for ever); `date`: `study` or `received`.
+        """
         self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
         self._hash_key, self._hot_seconds, self._keep_seconds, self._date = hash_key, hot_seconds, keep_seconds, date
         self._clock = clock

@@ -24,7 +24,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _STEADY_SECONDS = 10.0
 """A child that lived this long is restarted at once."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 10.0
-_KILL_AFTER_SECONDS = 10.0
+PATIENCE_SECONDS = 10.0
 """What a child gets beyond its own grace before it is killed."""
 EXIT_CRASHED = 70  # EX_SOFTWARE, sysexits.h
 
@@ -67,7 +67,7 @@ class _Child:
     restart_at: float | None = None
 
 
-def supervise(roles: Sequence[Role]) -> int:
+def supervise(roles: Sequence[Role], *, patience_seconds: float = PATIENCE_SECONDS) -> int:
     """Run every role in a process of its own until SIGTERM or SIGINT. Returns 0, or 1 if a child had to be killed."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     children = [_Child(role) for role in roles]
@@ -79,7 +79,7 @@ def supervise(roles: Sequence[Role]) -> int:
         caught = signal.sigtimedwait(_SIGNALS, max(0.0, min(waits) - time.monotonic())) if waits else None
         signum = signal.sigwait(_SIGNALS) if not waits else caught.si_signo if caught else 0
         if signum in (signal.SIGTERM, signal.SIGINT):
-            return _stop(children)
+            return _stop(children, patience_seconds)
         _reap(children)
         for child in children:
             if child.restart_at is not None and child.restart_at <= time.monotonic():
@@ -164,14 +164,14 @@ def _how(status: int) -> str:
     return f"exit code {os.waitstatus_to_exitcode(status)}"
 
 
-def _stop(children: Sequence[_Child]) -> int:
+def _stop(children: Sequence[_Child], patience_seconds: float) -> int:
     log.event(log.INFO, "node-stopping", "Stopping: running C-STOREs finish first.")
     killed = 0
     for order in sorted({child.role.stops_after for child in children}):
         group = [child for child in children if child.role.stops_after == order and child.pid]
         for child in group:
             os.kill(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _KILL_AFTER_SECONDS + max((c.role.grace_seconds for c in group), default=0.0)
+        deadline = time.monotonic() + patience_seconds + max((c.role.grace_seconds for c in group), default=0.0)
         for child in group:
             killed += not _ended(child, deadline)
     log.event(log.INFO, "node-stopped", "All processes have ended.", killed=killed)

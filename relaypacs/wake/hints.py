@@ -162,9 +162,9 @@ class HintReceiver:
         with (
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as own,
+            _address(self._path) as address,
         ):
-            with _address(self._path) as address:
-                own.sendto(b"", address)
+            own.sendto(b"", address)
 
     def close(self) -> None:
         """Stop listening and remove the socket file. Idempotent."""
