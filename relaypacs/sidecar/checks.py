@@ -1,0 +1,112 @@
+"""What `/readyz` asks, and how each answer reads.
+
+A node is ready when it can take objects in and relay them: processes serving, spool and staging writable, job table
+there. Destinations are shown but never make it unready: keeping what they owe is the node's purpose. Reasons name no
+secret and no patient.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from relaypacs import alive
+from relaypacs.config import Config
+from relaypacs.errors import JobsError
+from relaypacs.model import State
+from relaypacs.sidecar.app import Check
+from relaypacs.sidecar.jobtable import JobTable
+
+
+def process_names(config: Config) -> list[str]:
+    """The names under `<run_dir>/alive` that this configuration's processes hold while they serve."""
+    return [*(f"receive-{slot}" for slot in range(config.receive.processes)), "relay", "intake"]
+
+
+def checks_of(config: Config, jobs: JobTable) -> dict[str, Callable[[], Check]]:
+    """The checks of a node, by the name they are shown under."""
+    checks: dict[str, Callable[[], Check]] = {
+        "receive": partial(_receive, config),
+        "relay": partial(_serving, config.run_dir, "relay", "forwarding", "the relay process is not serving"),
+        "intake": partial(_serving, config.run_dir, "intake", "taking in", "intake has not finished recovery"),
+        "spool": partial(_spool, config),
+        "job_table": partial(_job_table, jobs),
+        "staging": partial(_staging, config),
+    }
+    for destination in config.destination:
+        checks[f"destination/{destination.name}"] = partial(_destination, jobs, destination.name)
+    return checks
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes an unprivileged process may still write to the file system of `folder`. OSError if it is not there."""
+    about = os.statvfs(folder)
+    return about.f_bavail * about.f_frsize
+
+
+def _receive(config: Config) -> Check:
+    count = config.receive.processes
+    serving = sum(alive.is_held(config.run_dir / "alive" / f"receive-{slot}") for slot in range(count))
+    # They share one listener: with one of them associations are still accepted.
+    return Check(serving > 0, f"{serving} of {count} processes accepting associations")
+
+
+def _serving(run_dir: Path, name: str, good: str, bad: str) -> Check:
+    held = alive.is_held(run_dir / "alive" / name)
+    return Check(held, good if held else bad)
+
+
+def _writable(folder: Path) -> str:
+    """Why nothing can be written to `folder`, or nothing."""
+    if not folder.is_dir():
+        return f"{folder} is not there"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder} can't be written to; look at its owner, its mode and whether its file system is read-only"
+    return ""
+
+
+def _spool(config: Config) -> Check:
+    if trouble := _writable(config.spool_dir):
+        return Check(False, trouble)
+    free, mark = free_bytes(config.spool_dir), config.spool.min_free_bytes
+    if free < mark:
+        return Check(False, f"{_size(free)} free, objects are refused below {_size(mark)}; make room")
+    return Check(True, f"{_size(free)} free")
+
+
+def _staging(config: Config) -> Check:
+    if trouble := _writable(config.staging_dir):
+        return Check(False, trouble)
+    return Check(True, f"{_size(free_bytes(config.staging_dir))} free")
+
+
+def _job_table(jobs: JobTable) -> Check:
+    try:
+        jobs.ping()
+    except JobsError as error:
+        return Check(False, str(error))
+    return Check(True, "answers")
+
+
+def _destination(jobs: JobTable, name: str) -> Check:
+    try:
+        rows = [row for row in jobs.reading().queue if row.destination == name]
+    except JobsError:
+        return Check(False, "unknown while the job table does not answer", needed=False)
+    if not rows:
+        return Check(True, "nothing waits", needed=False)
+    counts = rows[0].counts
+    waiting = sum(counts.get(state, 0) for state in (State.QUEUED, State.ACTIVE, State.DEFERRED))
+    deferred, failed = counts.get(State.DEFERRED, 0), counts.get(State.FAILED, 0)
+    return Check(deferred == 0, f"{waiting} waiting, {deferred} of them deferred, {failed} failed", needed=False)
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,123 @@
+"""The metrics that are states rather than events: read when Prometheus asks, from disk and job table.
+
+Events are counted where they happen (prometheus-client's multi-process mode); `registry_of` joins both. With the job
+table down the rest is still served and `relaypacs_job_table_up` is 0. `docs/metrics.md` lists every one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from relaypacs import __version__, alive, log
+from relaypacs.config import Config
+from relaypacs.model import State
+from relaypacs.sidecar.checks import free_bytes, process_names
+from relaypacs.sidecar.jobtable import JobTable
+
+STATES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "relaypacs_build_info": ("Always 1; the labels say what runs.", ("version", "python")),
+    "relaypacs_process_serving": ("1 while a process serves, else 0.", ("process",)),
+    "relaypacs_spool_free_bytes": ("Free space of the spool's file system, in bytes.", ()),
+    "relaypacs_spool_segments": ("Segment files, by where they lie: segments, free or quarantine.", ("place",)),
+    "relaypacs_staging_free_bytes": ("Free space of the staging folder's file system, in bytes.", ()),
+    "relaypacs_job_table_up": ("1 if the job table answered this scrape, else 0.", ()),
+    "relaypacs_queue_deliveries": ("Deliveries in the job table, by destination and state.", ("destination", "state")),
+    "relaypacs_queue_oldest_seconds": (
+        "Age of the oldest delivery that waits, in seconds; 0 if none.",
+        ("destination",),
+    ),
+    "relaypacs_ledger": ("The ledger's counts of instances and deliveries, in total.", ("entry",)),
+    "relaypacs_ledger_imbalance": ("By how much the ledger's equations fail; anything but 0 is an alarm.", ()),
+}
+"""Name, help text and labels of every gauge that is computed when scraped."""
+
+
+def registry_of(config: Config, jobs: JobTable, metrics_dir: Path) -> CollectorRegistry:
+    """What `/metrics` exposes: every process' events under `metrics_dir`, and this node's states."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(metrics_dir))  # type: ignore[no-untyped-call]
+    registry.register(NodeStates(config, jobs))
+    return registry
+
+
+class NodeStates(Collector):
+    """Computes the gauges of `STATES`; one that can't be had is left out."""
+
+    def __init__(self, config: Config, jobs: JobTable) -> None:
+        self._config = config
+        self._jobs = jobs
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not read disk or database."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The gauges, now; job table counts may be some seconds old."""
+        yield _gauge("relaypacs_build_info", {(__version__, platform.python_version()): 1})
+        run_dir = self._config.run_dir
+        yield _gauge(
+            "relaypacs_process_serving",
+            {(name,): alive.is_held(run_dir / "alive" / name) for name in process_names(self._config)},
+        )
+        yield from self._disk()
+        yield from self._job_table()
+
+    def _disk(self) -> Iterator[Metric]:
+        spool = self._config.spool_dir
+        for name, folder in (
+            ("relaypacs_spool_free_bytes", spool),
+            ("relaypacs_staging_free_bytes", self._config.staging_dir),
+        ):
+            try:
+                yield _gauge(name, {(): free_bytes(folder)})
+            except OSError:
+                continue  # `/readyz` says why
+        yield _gauge(
+            "relaypacs_spool_segments",
+            {(place,): _count(spool / place) for place in ("segments", "free", "quarantine")},
+        )
+
+    def _job_table(self) -> Iterator[Metric]:
+        try:
+            reading = self._jobs.reading()
+        except Exception as error:
+            log.event(log.WARNING, "metrics-without-jobs", "The job table did not answer.", error=type(error).__name__)
+            yield _gauge("relaypacs_job_table_up", {(): 0})
+            return
+        yield _gauge("relaypacs_job_table_up", {(): 1})
+        configured = {destination.name for destination in self._config.destination}
+        counts: dict[tuple[str, ...], float] = {(name, state.value): 0 for name in configured for state in State}
+        oldest: dict[tuple[str, ...], float] = {(name,): 0 for name in configured}
+        for row in reading.queue:
+            counts |= {(row.destination, state.value): row.counts.get(state, 0) for state in State}
+            oldest[(row.destination,)] = row.oldest_seconds or 0.0
+        yield _gauge("relaypacs_queue_deliveries", counts)
+        yield _gauge("relaypacs_queue_oldest_seconds", oldest)
+        entries = asdict(reading.ledger)
+        yield _gauge("relaypacs_ledger_imbalance", {(): entries.pop("imbalance")})
+        yield _gauge("relaypacs_ledger", {(entry,): count for entry, count in entries.items()})
+
+
+def _gauge(name: str, values: dict[tuple[str, ...], float]) -> GaugeMetricFamily:
+    help_text, labels = STATES[name]
+    family = GaugeMetricFamily(name, help_text, labels=labels)
+    for key, value in sorted(values.items()):
+        family.add_metric(key, value)
+    return family
+
+
+def _count(folder: Path) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.name.endswith(".tar") for entry in entries)
+    except FileNotFoundError:
+        return 0

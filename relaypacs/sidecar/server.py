@@ -1,0 +1,126 @@
+"""uvicorn, made to sleep when nothing happens and to give a silent client up.
+
+Stock uvicorn wakes ten times a second to see whether it should exit and to renew its Date header (the application
+dates its answers itself), and waits for ever for a request that never ends. `process.run` calls `serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from types import FrameType
+
+from starlette.types import ASGIApp
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from relaypacs import log
+
+REQUEST_SECONDS = 10.0
+"""Time a client has to send a request's head once it has connected or begun to send."""
+ANSWER_SECONDS = 30.0
+"""Time an answer may take, to its last byte read by the client."""
+KEEP_ALIVE_SECONDS = 60
+"""How long an idle connection stays open: Prometheus comes every 15 s."""
+GRACE_SECONDS = 2
+"""Time running answers have when told to stop."""
+MAX_HEAD_BYTES = 16 * 1024
+MAX_CONNECTIONS = 64
+"""More get a 503 at once."""
+
+
+class BoundedHttp(H11Protocol):
+    """HTTP/1.1 where every wait for the client has an end."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._give_up_in(REQUEST_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._give_up_in(None)
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._give_up_in(ANSWER_SECONDS)
+        elif self._deadline is None:
+            self._give_up_in(REQUEST_SECONDS)
+
+    def on_response_complete(self) -> None:
+        self._give_up_in(None)
+        super().on_response_complete()
+
+    def _give_up_in(self, seconds: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(seconds, self.transport.abort) if seconds else None
+
+
+class QuietServer(Server):
+    """uvicorn that sleeps until a request comes or it is told to stop."""
+
+    def __init__(self, config: Config, stop_fd: int | None) -> None:
+        super().__init__(config)
+        self._stop_fd = stop_fd
+        self._stopped = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self._stop_fd is not None:
+            self._loop.add_reader(self._stop_fd, self._stopped.set)
+        if not self.should_exit:
+            await self._stopped.wait()
+        if self._stop_fd is not None:
+            self._loop.remove_reader(self._stop_fd)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not recorded as captured: uvicorn would raise the signal again and end the process by it.
+        self.should_exit = True
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._stopped.set)
+
+
+def serve(app: ASGIApp, listener: socket.socket, stop_fd: int | None) -> None:
+    """Answer requests until SIGTERM or SIGINT (in the main thread), or until `stop_fd` is readable or hung up."""
+    _quiet_library_logs()
+    config = Config(
+        app,
+        loop="asyncio",
+        http=BoundedHttp,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        backlog=MAX_CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+    )
+    QuietServer(config, stop_fd).run(sockets=[listener])
+
+
+class _ToOurLog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        # The text is the library's own; the error's is not repeated, it may quote a request.
+        log.event(log.ERROR, "sidecar-error", record.getMessage().split("\n")[0], error=type(error).__name__)
+
+
+def _quiet_library_logs() -> None:
+    """Send uvicorn's and asyncio's errors to our log, and drop the rest: it is clients' noise."""
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
+        library = logging.getLogger(name)
+        library.handlers, library.propagate, library.level = [], False, logging.ERROR
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).handlers = [_ToOurLog()]
