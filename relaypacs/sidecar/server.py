@@ -23,7 +23,7 @@ ANSWER_SECONDS = 30.0
 """Time an answer may take, to its last byte read by the client."""
 KEEP_ALIVE_SECONDS = 60
 """How long an idle connection stays open: Prometheus comes every 15 s."""
-GRACE_SECONDS = 2
+GRACE_SECONDS = 1
 """Time running answers have when told to stop."""
 MAX_HEAD_BYTES = 16 * 1024
 MAX_CONNECTIONS = 64
@@ -33,11 +33,12 @@ MAX_CONNECTIONS = 64
 class BoundedHttp(H11Protocol):
     """HTTP/1.1 where every wait for the client has an end."""
 
+    request_seconds = REQUEST_SECONDS
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._give_up_in(REQUEST_SECONDS)
+        self._give_up_in(self.request_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._give_up_in(None)
@@ -49,7 +50,7 @@ class BoundedHttp(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._give_up_in(ANSWER_SECONDS)
         elif self._deadline is None:
-            self._give_up_in(REQUEST_SECONDS)
+            self._give_up_in(self.request_seconds)
 
     def on_response_complete(self) -> None:
         self._give_up_in(None)
@@ -86,13 +87,15 @@ class QuietServer(Server):
             self._loop.call_soon_threadsafe(self._stopped.set)
 
 
-def serve(app: ASGIApp, listener: socket.socket, stop_fd: int | None) -> None:
+def serve(
+    app: ASGIApp, listener: socket.socket, stop_fd: int | None, protocol: type[BoundedHttp] = BoundedHttp
+) -> None:
     """Answer requests until SIGTERM or SIGINT (in the main thread), or until `stop_fd` is readable or hung up."""
     _quiet_library_logs()
     config = Config(
         app,
         loop="asyncio",
-        http=BoundedHttp,
+        http=protocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -112,9 +115,10 @@ def serve(app: ASGIApp, listener: socket.socket, stop_fd: int | None) -> None:
 
 class _ToOurLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        # The text is the library's own; the error's is not repeated, it may quote a request.
-        log.event(log.ERROR, "sidecar-error", record.getMessage().split("\n")[0], error=type(error).__name__)
+        # Only what ended in an exception is news, and of that not the text: it may quote a request.
+        if record.exc_info and record.exc_info[1]:
+            kind = type(record.exc_info[1]).__name__
+            log.event(log.ERROR, "sidecar-error", "The sidecar's HTTP server met an error.", error=kind)
 
 
 def _quiet_library_logs() -> None:
