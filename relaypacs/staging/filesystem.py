@@ -230,7 +230,7 @@ def _map(path: Path) -> mmap.mmap | None:
 
 
 def _find_syncfs() -> ctypes._NamedFuncPointer | None:
-    """syncfs(2), or None where the C library, the kernel or a sandbox has none (a call would answer EBADF otherwise)."""
+    """syncfs(2), or None where the C library, the kernel or a sandbox has none (a call answers EBADF otherwise)."""
     try:
         call = ctypes.CDLL(None, use_errno=True).syncfs
     except (OSError, AttributeError):
