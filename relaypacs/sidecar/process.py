@@ -15,17 +15,14 @@ from relaypacs.sidecar.app import make_app
 from relaypacs.sidecar.checks import checks_of
 from relaypacs.sidecar.jobtable import JobTable
 from relaypacs.sidecar.metrics import registry_of
-from relaypacs.sidecar.server import serve
+from relaypacs.sidecar.server import Stop, serve
 
 
-def run(config: Config, *, listener: socket.socket, stop_fd: int | None = None) -> None:
-    """Serve on `listener` until SIGTERM or SIGINT, or until `stop_fd` is readable or its other end is closed.
-
-    In the main thread both signals are handled, and restored on return. KeyError if PROMETHEUS_MULTIPROC_DIR is unset.
-    """
+def run(config: Config, *, listener: socket.socket, stop: Stop) -> None:
+    """Serve on `listener` until `stop`. KeyError if PROMETHEUS_MULTIPROC_DIR is unset."""
     metrics_dir = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     jobs = JobTable(config)
     try:
-        serve(make_app(checks_of(config, jobs), registry_of(config, jobs, metrics_dir)), listener, stop_fd)
+        serve(make_app(checks_of(config, jobs), registry_of(config, jobs, metrics_dir)), listener, stop)
     finally:
         jobs.close()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 from starlette.types import ASGIApp
 from uvicorn import Config, Server
@@ -62,35 +64,37 @@ class BoundedHttp(H11Protocol):
         self._deadline = self.loop.call_later(seconds, self.transport.abort) if seconds else None
 
 
-class QuietServer(Server):
-    """uvicorn that sleeps until a request comes or it is told to stop."""
+class Stop(Protocol):
+    """The order to stop: its descriptor becomes readable (or hung up) with the order, and stays so."""
 
-    def __init__(self, config: Config, stop_fd: int | None) -> None:
+    def fileno(self) -> int:
+        """The descriptor."""
+        ...
+
+
+class QuietServer(Server):
+    """uvicorn that sleeps until a request comes or it is told to stop. Signals are left to its process."""
+
+    def __init__(self, config: Config, stop: Stop) -> None:
         super().__init__(config)
-        self._stop_fd = stop_fd
-        self._stopped = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = stop
 
     async def main_loop(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        if self._stop_fd is not None:
-            self._loop.add_reader(self._stop_fd, self._stopped.set)
-        if not self.should_exit:
-            await self._stopped.wait()
-        if self._stop_fd is not None:
-            self._loop.remove_reader(self._stop_fd)
+        loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+        descriptor = self._stop.fileno()
+        loop.add_reader(descriptor, stopped.set)
+        try:
+            await stopped.wait()
+        finally:
+            loop.remove_reader(descriptor)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Not recorded as captured: uvicorn would raise the signal again and end the process by it.
-        self.should_exit = True
-        if self._loop:
-            self._loop.call_soon_threadsafe(self._stopped.set)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
-def serve(
-    app: ASGIApp, listener: socket.socket, stop_fd: int | None, protocol: type[BoundedHttp] = BoundedHttp
-) -> None:
-    """Answer requests until SIGTERM or SIGINT (in the main thread), or until `stop_fd` is readable or hung up."""
+def serve(app: ASGIApp, listener: socket.socket, stop: Stop, protocol: type[BoundedHttp] = BoundedHttp) -> None:
+    """Answer requests on `listener` until `stop`; running answers then have `GRACE_SECONDS`."""
     _quiet_library_logs()
     config = Config(
         app,
@@ -110,7 +114,7 @@ def serve(
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-    QuietServer(config, stop_fd).run(sockets=[listener])
+    QuietServer(config, stop).run(sockets=[listener])
 
 
 class _ToOurLog(logging.Handler):

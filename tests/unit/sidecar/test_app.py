@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import shutil
 import signal
 import socket
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 import pytest
 from prometheus_client import REGISTRY
 
+from relaypacs.node.supervisor import Stop
 from relaypacs.sidecar import server
 from relaypacs.sidecar.app import Check, make_app
 
@@ -29,17 +29,16 @@ GOOD: Checks = {"spool": lambda: Check(True, "12 GB free")}
 def serving(checks: Checks = GOOD, protocol: type[server.BoundedHttp] = server.BoundedHttp) -> Iterator[int]:
     """A sidecar on a free port in a thread; gives the port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    read_end, write_end = os.pipe()
+    stop = Stop()
     app = make_app(checks, REGISTRY)
-    thread = threading.Thread(target=server.serve, args=(app, listener, read_end, protocol))
+    thread = threading.Thread(target=server.serve, args=(app, listener, stop, protocol))
     thread.start()
     try:
         yield listener.getsockname()[1]
     finally:
-        os.close(write_end)
+        stop.set()
         thread.join(10)
-        os.close(read_end)
-        assert not thread.is_alive(), "it must stop when its stop descriptor is closed"
+        assert not thread.is_alive(), "it must stop when it is told to"
 
 
 def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
@@ -196,13 +195,17 @@ def test_more_connections_than_allowed_get_503_and_leave_no_trace() -> None:
 
 
 _PROGRAM = """
-import socket, sys
+import signal, socket
 from prometheus_client import REGISTRY
+from relaypacs.node.supervisor import Stop
 from relaypacs.sidecar.app import make_app
 from relaypacs.sidecar.server import serve
 listener = socket.create_server(("127.0.0.1", 0))
 print(listener.getsockname()[1], flush=True)
-serve(make_app({}, REGISTRY), listener, None)
+stop = Stop()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+serve(make_app({}, REGISTRY), listener, stop)
 print("stopped", flush=True)
 """
 
@@ -218,14 +221,16 @@ def alone() -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_in_good_order(alone: tuple[subprocess.Popen[str], int], number: signal.Signals) -> None:
+def test_the_signals_of_its_process_are_left_alone(alone: tuple[subprocess.Popen[str], int]) -> None:
     process, port = alone
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert ask(port, "/healthz")[0] == 200, "a terminal's Ctrl-C is the supervisor's to decide"
     with socket.create_connection(("127.0.0.1", port)) as idle:
         idle.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
         assert idle.recv(1000).startswith(b"HTTP/1.1 200")
         began = time.monotonic()
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 0
         assert time.monotonic() - began < 1.5
     assert process.stdout is not None
