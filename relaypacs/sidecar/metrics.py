@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from relaypacs import __version__, alive, log
 from relaypacs.config import Config
-from relaypacs.model import State
+from relaypacs.jobs.states import OWED_STATES
 from relaypacs.sidecar.checks import free_bytes, process_names
 from relaypacs.sidecar.jobtable import JobTable
 
@@ -30,7 +30,10 @@ STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaypacs_spool_segments": ("Segment files, by where they lie: segments, free or quarantine.", ("place",)),
     "relaypacs_staging_free_bytes": ("Free space of the staging folder's file system, in bytes.", ()),
     "relaypacs_job_table_up": ("1 if the job table answered this scrape, else 0.", ()),
-    "relaypacs_queue_deliveries": ("Deliveries in the job table, by destination and state.", ("destination", "state")),
+    "relaypacs_queue_deliveries": (
+        "Deliveries that are not over well, by destination and state.",
+        ("destination", "state"),
+    ),
     "relaypacs_queue_oldest_seconds": (
         "Age of the oldest delivery that waits, in seconds; 0 if none.",
         ("destination",),
@@ -95,10 +98,10 @@ class NodeStates(Collector):
             return
         yield _gauge("relaypacs_job_table_up", {(): 1})
         configured = {destination.name for destination in self._config.destination}
-        counts: dict[tuple[str, ...], float] = {(name, state.value): 0 for name in configured for state in State}
+        counts: dict[tuple[str, ...], float] = {(name, state.value): 0 for name in configured for state in OWED_STATES}
         oldest: dict[tuple[str, ...], float] = {(name,): 0 for name in configured}
         for row in reading.queue:
-            counts |= {(row.destination, state.value): row.counts.get(state, 0) for state in State}
+            counts |= {(row.destination, state.value): row.counts.get(state, 0) for state in OWED_STATES}
             oldest[(row.destination,)] = row.oldest_seconds or 0.0
         yield _gauge("relaypacs_queue_deliveries", counts)
         yield _gauge("relaypacs_queue_oldest_seconds", oldest)

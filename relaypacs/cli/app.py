@@ -1,0 +1,246 @@
+"""The commands, their options and their help; what they do is in this folder's other files.
+
+Every expected error ends as one sentence on standard error. Exit codes: 0 done, 1 the answer is no (refused, not
+found, out of balance), 2 wrong usage or configuration, or a node whose database can't be had.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relaypacs import __version__
+from relaypacs.cli import say
+from relaypacs.errors import ConfigError, RelayPacsError
+
+app = typer.Typer(
+    name="relaypacs",
+    help="A DICOM store-and-forward node: acknowledges only what it can never lose, and relays it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: half the start-up time, and errors are one sentence
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
+db_app = typer.Typer(help="Look after the job table.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+app.add_typer(db_app, name="db")
+
+
+class Role(StrEnum):
+    """What `serve` runs."""
+
+    ALL = "all"
+    RECEIVE = "receive"
+    RELAY = "relay"
+    SIDECAR = "sidecar"
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Configuration. Default: $RELAYPACS_CONFIG, ./relaypacs.toml, /etc/relaypacs/relaypacs.toml.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON document.")]
+
+
+def run() -> None:
+    """Mount what is installed, run the command, and turn every expected error into a sentence and an exit code."""
+    if find_spec("relaypacs.cli.spool") is not None:
+        from relaypacs.cli import spool
+
+        app.add_typer(spool.app, name="spool")
+    try:
+        app()
+    except ConfigError as wrong:
+        for problem in wrong.problems:
+            say.tell(f"relaypacs: {problem}")
+        sys.exit(2)
+    except RelayPacsError as error:
+        say.tell(f"relaypacs: {error}")
+        sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say.tell(f"relaypacs: {say.printable(str(error.filename))}: {error.strerror}")
+        sys.exit(2)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say.out(f"relaypacs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    context: typer.Context,
+    config: ConfigOption = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    context.obj = config
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    config: ConfigOption = None,
+    role: Annotated[Role, typer.Option(help="Which of the node's processes to run.")] = Role.ALL,
+) -> None:
+    """Run the node until SIGTERM or Ctrl-C."""
+    from relaypacs.cli import settings
+
+    loaded = settings.load(config or context.obj)
+    from relaypacs.node import serve as serve_node
+
+    raise typer.Exit(serve_node(loaded, role=role.value))
+
+
+@config_app.command("check")
+def config_check(context: typer.Context, config: ConfigOption = None) -> None:
+    """Name every mistake of the configuration, with its place and the mend."""
+    from relaypacs.cli import configuration
+
+    raise typer.Exit(configuration.check(config or context.obj))
+
+
+@config_app.command("show")
+def config_show(
+    context: typer.Context,
+    config: ConfigOption = None,
+    changed: Annotated[bool, typer.Option("--changed", help="Only what differs from the defaults.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the configuration in force: file, environment and defaults; secrets masked."""
+    from relaypacs.cli import configuration
+
+    raise typer.Exit(configuration.show(config or context.obj, changed=changed, as_json=as_json))
+
+
+@app.command()
+def echo(
+    context: typer.Context,
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="Name of a [[destination]].")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a destination whether it answers: C-ECHO, or a request to its DICOMweb service."""
+    from relaypacs.cli import peers, settings
+
+    loaded = settings.load(config or context.obj)
+    raise typer.Exit(peers.echo(loaded, settings.destination_named(loaded, destination), as_json=as_json))
+
+
+@app.command()
+def send(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, or folders of them.")],
+    to: Annotated[str, typer.Option("--to", metavar="HOST:PORT", help="Where to send.")],
+    called: Annotated[str, typer.Option("--called", metavar="AET", help="AE title of the receiver.")],
+    calling: Annotated[str, typer.Option("--calling", metavar="AET", help="AE title we present.")] = "RELAYPACS",
+    as_json: JsonOption = False,
+) -> None:
+    """Send files by C-STORE, as a modality does. Succeeds only if every object was accepted."""
+    from relaypacs.cli import peers
+
+    raise typer.Exit(peers.send(paths, to=to, called=called, calling=calling, as_json=as_json))
+
+
+@app.command()
+def queue(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """What each destination is owed, by state, and for how long."""
+    from relaypacs.cli import settings
+
+    loaded = settings.load(config or context.obj)
+    with settings.jobs_of(loaded) as store:
+        from relaypacs.cli import jobs
+
+        raise typer.Exit(jobs.queue(store, [one.name for one in loaded.destination], as_json=as_json))
+
+
+@app.command()
+def trace(
+    context: typer.Context,
+    term: Annotated[
+        str,
+        typer.Argument(
+            metavar="TERM", help="Study, series or SOP instance UID, accession number, or patient ID; exactly as sent."
+        ),
+    ],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """When it was received and from whom, where each copy is, and why one is not there."""
+    from relaypacs.cli import settings
+
+    with settings.jobs_of(settings.load(config or context.obj)) as store:
+        from relaypacs.cli import jobs
+
+        raise typer.Exit(jobs.trace(store, term, as_json=as_json))
+
+
+@app.command()
+def resend(
+    context: typer.Context,
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
+    to: Annotated[str, typer.Option("--to", metavar="DEST", help="Name of a [[destination]].")],
+    config: ConfigOption = None,
+) -> None:
+    """Queue a study for a destination again, as far as its bytes are still kept."""
+    from relaypacs.cli import settings
+
+    loaded = settings.load(config or context.obj)
+    destination = settings.destination_named(loaded, to)
+    with settings.jobs_of(loaded) as store:
+        from relaypacs.cli import jobs
+
+        raise typer.Exit(jobs.resend(store, study, destination.name))
+
+
+@app.command()
+def ledger(
+    context: typer.Context,
+    association: Annotated[str | None, typer.Option(metavar="ID", help="Only what came over this association.")] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="Only this study.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The books: is everything that was received accounted for? Exit code 1 if not."""
+    from relaypacs.cli import settings
+
+    if association is not None and study is not None:
+        raise typer.BadParameter("give --association or --study, not both")
+    with settings.jobs_of(settings.load(config or context.obj)) as store:
+        from relaypacs.cli import jobs
+
+        raise typer.Exit(jobs.ledger(store, association=association, study=study, as_json=as_json))
+
+
+@db_app.command("migrate")
+def db_migrate(context: typer.Context, config: ConfigOption = None) -> None:
+    """Bring the job table to this version's schema (`serve` does so by itself)."""
+    from relaypacs.cli import settings
+
+    loaded = settings.load(config or context.obj)
+    from relaypacs.jobs.store import JobStore
+
+    store = JobStore.open(loaded.jobs_url, identifiers=loaded.node.identifiers)
+    try:
+        store.migrate()
+    finally:
+        store.close()
+    say.tell("The job table has this version's schema.")

@@ -1,0 +1,112 @@
+"""What people ask the job table: `queue`, `trace`, `resend`, `ledger`. Each returns its exit code."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+from relaypacs.cli import say
+from relaypacs.cli.tracing import trace_lines
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import QueueRow, TraceRow
+from relaypacs.model import State
+
+_COLUMNS = (State.QUEUED, State.ACTIVE, State.DEFERRED, State.HELD, State.FAILED)
+
+
+def queue(store: JobStore, configured: list[str], *, as_json: bool) -> int:
+    """What each destination is owed; those of the configuration that are owed nothing are listed too."""
+    rows = {row.destination: row for row in store.queue(time.time())}
+    shown = [rows.get(name) or QueueRow(name, {}, None) for name in sorted({*configured, *rows})]
+    if as_json:
+        say.out_json(
+            [
+                {
+                    "destination": row.destination,
+                    **{state.value: row.counts.get(state, 0) for state in _COLUMNS},
+                    "oldest_seconds": None if row.oldest_seconds is None else round(row.oldest_seconds, 1),
+                }
+                for row in shown
+            ]
+        )
+        return 0
+    if not shown:
+        say.tell("No destination is configured and nothing is owed.")
+        return 0
+    say.out_table(
+        ["destination", *_COLUMNS, "oldest waiting"],
+        [
+            [row.destination, *(str(row.counts.get(state, 0)) for state in _COLUMNS), say.age(row.oldest_seconds)]
+            for row in shown
+        ],
+    )
+    return 0
+
+
+def trace(store: JobStore, term: str, *, as_json: bool) -> int:
+    """Where the instances that `term` names are; 1 if it names none."""
+    rows = store.trace(term)
+    if as_json:
+        say.out_json({"term": term, "instances": [_as_json(row) for row in rows]})
+    elif rows:
+        for line in trace_lines(rows, time.time()):
+            say.out(line)
+    if not rows:
+        say.tell(
+            f"Nothing was received under {say.printable(term)!r}; give a study, series or SOP instance UID, "
+            "an accession number or a patient ID exactly as the modality sent it."
+        )
+    return 0 if rows else 1
+
+
+def _as_json(row: TraceRow) -> dict[str, object]:
+    document = asdict(row) | {"received_at": say.iso(row.received_at)}
+    document["deliveries"] = [
+        asdict(delivery)
+        | {name: say.iso(getattr(delivery, name)) for name in ("queued_at", "next_attempt_at", "settled_at")}
+        for delivery in row.deliveries
+    ]
+    return document
+
+
+def resend(store: JobStore, study_instance_uid: str, destination: str) -> int:
+    """Queue a study for a destination again; 1 if nothing is on its way afterwards."""
+    done = store.resend(study_instance_uid, destination, time.time())
+    if not done.queued + done.already_live + done.no_bytes:
+        say.tell("No such study was received; `relaypacs trace` finds its UID by accession number or patient ID.")
+        return 1
+    if done.already_live:
+        say.tell(f"{say.counted(done.already_live, 'instance')} already on the way there; nothing added for them.")
+    if done.no_bytes:
+        say.tell(
+            f"{say.counted(done.no_bytes, 'instance')} no longer kept here ([staging] keep); "
+            "send them from the modality or the PACS that has them."
+        )
+    say.out(f"{say.counted(done.queued, 'instance')} queued for {destination}.")
+    return 0 if done.queued + done.already_live else 1
+
+
+def ledger(store: JobStore, *, association: str | None, study: str | None, as_json: bool) -> int:
+    """The ledger's counts; 1 if its equations don't hold, or if nothing was received under what was asked for."""
+    book = store.ledger(association=association, study=study)
+    if as_json:
+        say.out_json(asdict(book))
+    else:
+        say.out(
+            f"received {book.received} = instances {book.instances} + duplicates {book.duplicates}"
+            f"   (dropped by a rule {book.dropped}, matched by no rule {book.unrouted})"
+        )
+        say.out(
+            f"routed {book.routed} = delivered {book.delivered} + pending {book.pending} + failed {book.failed}"
+            f" + held {book.held} + discarded {book.discarded}"
+        )
+        say.out("balanced" if book.imbalance == 0 else f"imbalance {book.imbalance}")
+    if book.imbalance:
+        say.tell(
+            "The ledger is out of balance. While objects arrive that can be intake a moment behind; "
+            "if it stays, keep the spool and the job table as they are and report it."
+        )
+    if not book.received and (association or study):
+        say.tell(f"Nothing was received under {say.printable(association or study or '')!r}.")
+        return 1
+    return 1 if book.imbalance else 0
