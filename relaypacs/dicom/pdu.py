@@ -1,0 +1,240 @@
+"""The PDUs of PS3.8 section 9.3 that we read and write byte by byte, and the fragments inside P-DATA-TF.
+
+Used by `upper` (every byte of an association passes `PduWalker`) and by the lanes on both sides. Pure: bytes in,
+views and bytes out. What a peer did wrong is a `PduError` that carries the reason of the A-ABORT it deserves.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+# PDU types, PS3.8 9.3.1
+A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, P_DATA_TF, A_RELEASE_RQ, A_RELEASE_RP, A_ABORT = range(1, 8)
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
+
+HEADER = struct.Struct(">BxI")  # PDU type, PDU length
+_PDV = struct.Struct(">IBB")  # PDV length, presentation context id, message control header: PS3.8 9.3.5.1, E.2
+_PDATA_PDV = struct.Struct(">BxIIBB")
+HEADER_BYTES = 6
+PDV_OVERHEAD_BYTES = 6
+SMALLEST_MAX_PDU_BYTES = 128
+"""A peer that takes less than this in one PDU can't be talked to (PS3.8 D.1 sets no bound; real ones take 4 KiB)."""
+
+COMMAND, LAST = 0x01, 0x02  # bits of the message control header, PS3.8 E.2
+MAX_FRAGMENTS = 512
+"""Views collected before `PduWalker.walk` pauses, so that one-byte PDVs can't be turned into memory."""
+
+
+class AbortReason(IntEnum):
+    """Reason of an A-ABORT whose source is the service provider (PS3.8 9.3.8)."""
+
+    NOT_SPECIFIED = 0
+    UNRECOGNIZED_PDU = 1
+    UNEXPECTED_PDU = 2
+    INVALID_PARAMETER = 6
+
+
+class PduError(Exception):
+    """The peer broke PS3.8. `reason` is what the A-ABORT says; the message is a sentence without the peer's data."""
+
+    def __init__(self, reason: AbortReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Stop(IntEnum):
+    """Why `PduWalker.walk` returned."""
+
+    MORE = 0
+    """Every whole thing was consumed: read more bytes."""
+    LAST = 1
+    """The last fragment of the command set or dataset was consumed."""
+    OTHER = 2
+    """A PDU that is no P-DATA-TF begins here."""
+    FULL = 3
+    """`MAX_FRAGMENTS` are collected: use them and call again."""
+
+
+class PduWalker:
+    """Finds the fragments of one command set or dataset in a stream of P-DATA-TF PDUs, wherever TCP cut it.
+
+    Call `expect_command()` or `expect_dataset(context_id)`, then `walk` with what was received until it says LAST.
+    State is a few numbers: no PDU is ever needed whole.
+    """
+
+    __slots__ = ("_command", "_left_in_pdu", "_left_in_pdv", "_max_pdu_bytes", "_pdv_is_last", "_started", "context_id")
+
+    def __init__(self, max_pdu_bytes: int) -> None:
+        """`max_pdu_bytes`: the Maximum Length Received that we announced (PS3.8 D.1)."""
+        self._max_pdu_bytes = max_pdu_bytes
+        self._left_in_pdu = 0
+        self._left_in_pdv = 0
+        self._pdv_is_last = False
+        self._command = COMMAND
+        self._started = False
+        self.context_id = 0
+
+    @property
+    def between_pdus(self) -> bool:
+        """Whether the next byte is the first of a PDU."""
+        return self._left_in_pdu == 0
+
+    @property
+    def started(self) -> bool:
+        """Whether a fragment of what is expected has begun."""
+        return self._started
+
+    def expect_command(self) -> None:
+        """A command set comes next, in whichever presentation context its first fragment names."""
+        self._command, self._started = COMMAND, False
+
+    def expect_dataset(self, context_id: int) -> None:
+        """A dataset in this presentation context comes next."""
+        self._command, self._started, self.context_id = 0, True, context_id
+
+    def walk(self, view: memoryview, start: int, end: int, fragments: list[memoryview]) -> tuple[int, Stop]:
+        """Append to `fragments` the views found in `view[start:end]`.
+
+        Returns how far it got (bytes before that are done with) and why it stopped; at MORE fewer than six bytes can
+        be left. Raises `PduError` for lengths that lie, PDUs longer than announced and fragments out of order.
+        """
+        position = start
+        in_pdu, in_pdv = self._left_in_pdu, self._left_in_pdv
+        try:
+            while True:
+                if in_pdv:
+                    take = end - position
+                    if take <= 0:
+                        return position, Stop.MORE
+                    take = min(take, in_pdv)
+                    fragments.append(view[position : position + take])
+                    position += take
+                    in_pdv -= take
+                    in_pdu -= take
+                    if in_pdv:
+                        return position, Stop.MORE
+                    if self._pdv_is_last:
+                        return position, Stop.LAST
+                    if len(fragments) >= MAX_FRAGMENTS:
+                        return position, Stop.FULL
+                if end - position < HEADER_BYTES:  # a PDV's header is as long as a PDU's
+                    return position, Stop.MORE
+                if in_pdu == 0:
+                    kind, in_pdu = HEADER.unpack_from(view, position)
+                    if kind != P_DATA_TF:
+                        in_pdu = 0
+                        return position, Stop.OTHER
+                    if in_pdu > self._max_pdu_bytes:
+                        raise PduError(AbortReason.INVALID_PARAMETER, "a P-DATA-TF is longer than we announced")
+                    position += HEADER_BYTES
+                    continue
+                length, context_id, control = _PDV.unpack_from(view, position)
+                if length < 2 or length + 4 > in_pdu:
+                    raise PduError(AbortReason.INVALID_PARAMETER, "the length of a PDV does not fit its PDU")
+                if not self._started and control & COMMAND:
+                    self.context_id, self._started = context_id, True
+                elif control & COMMAND != self._command or context_id != self.context_id:
+                    raise PduError(AbortReason.UNEXPECTED_PDU, "a fragment belongs to no message that was begun")
+                position += PDV_OVERHEAD_BYTES
+                in_pdu -= PDV_OVERHEAD_BYTES
+                in_pdv = length - 2
+                self._pdv_is_last = bool(control & LAST)
+                if in_pdv == 0 and self._pdv_is_last:
+                    return position, Stop.LAST
+        finally:
+            self._left_in_pdu, self._left_in_pdv = in_pdu, in_pdv
+
+
+def check_other(kind: int, length: int, *, associated: bool, max_associate_bytes: int) -> None:
+    """Whether the body of a PDU that is no P-DATA-TF may be read: known type, acceptable now, length within bounds.
+
+    `associated`: an association is open, so A-ASSOCIATE PDUs have no place. Raises `PduError`.
+    """
+    if not A_ASSOCIATE_RQ <= kind <= A_ABORT:
+        raise PduError(AbortReason.UNRECOGNIZED_PDU, "a PDU of unknown type")
+    if kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC):
+        if associated:
+            raise PduError(AbortReason.UNEXPECTED_PDU, "an A-ASSOCIATE PDU on an open association")
+        if length > max_associate_bytes:
+            raise PduError(AbortReason.INVALID_PARAMETER, "an A-ASSOCIATE PDU is too long")
+    elif length != 4:  # PS3.8 9.3.4, 9.3.6, 9.3.7, 9.3.8: fixed
+        raise PduError(AbortReason.INVALID_PARAMETER, "a PDU of fixed length has another one")
+
+
+def message_buffers(
+    context_id: int, command: bytes, dataset: memoryview | None, max_pdu_bytes: int
+) -> Iterator[bytes | memoryview]:
+    """The wire form of one DIMSE message as buffers for `sendmsg`: headers, and views of `dataset` that copy nothing.
+
+    `command` is an encoded command set; `dataset` may be None (no dataset). `max_pdu_bytes` is the peer's Maximum
+    Length Received, 0 for none; a PDU never says it is longer. Raises ValueError under `SMALLEST_MAX_PDU_BYTES`.
+    """
+    if max_pdu_bytes and max_pdu_bytes < SMALLEST_MAX_PDU_BYTES:
+        raise ValueError(f"the peer takes only {max_pdu_bytes} bytes in a PDU")
+    # Unlimited means what we would take ourselves; fragments are even (PS3.7 6.3.1: of even length).
+    room = ((max_pdu_bytes or 131072) - PDV_OVERHEAD_BYTES) & ~1
+    for bits, payload in ((COMMAND, memoryview(command)), (0, dataset)):
+        if payload is None:
+            continue
+        total = len(payload)
+        for start in range(0, total or 1, room):
+            size = min(room, total - start)
+            control = bits | (LAST if start + size >= total else 0)
+            header = _PDATA_PDV.pack(P_DATA_TF, size + PDV_OVERHEAD_BYTES, size + 2, context_id, control)
+            if bits:
+                yield header + payload[start : start + size]
+            else:
+                yield header
+                yield payload[start : start + size]
+
+
+def reject_pdu(result: int, source: int, reason: int) -> bytes:
+    """An A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+    return HEADER.pack(A_ASSOCIATE_RJ, 4) + bytes((0, result, source, reason))
+
+
+def abort_pdu(source: int, reason: int) -> bytes:
+    """An A-ABORT (PS3.8 9.3.8): source 0 the user, 2 the provider; the reason counts for the provider only."""
+    return HEADER.pack(A_ABORT, 4) + bytes((0, 0, source, reason))
+
+
+@dataclass(frozen=True, slots=True)
+class AssociateHead:
+    """What admission reads of an A-ASSOCIATE-RQ before anything is built from it (PS3.8 9.3.2).
+
+    AE titles are the sixteen bytes as sent. `application_context` is empty where the item is missing.
+    """
+
+    protocol_version: int
+    called_ae: bytes
+    calling_ae: bytes
+    application_context: str
+
+
+def read_associate_head(body: bytes) -> AssociateHead:
+    """Read the fixed part of an A-ASSOCIATE-RQ body (after the six header bytes) and its application context.
+
+    Raises `PduError` where it is shorter than its fixed part, an item reaches past its end, or a 129th
+    presentation context is proposed.
+    """
+    if len(body) < 68:
+        raise PduError(AbortReason.INVALID_PARAMETER, "an A-ASSOCIATE-RQ is shorter than its fixed part")
+    position, contexts, application_context = 68, 0, ""
+    while position < len(body):
+        if position + 4 > len(body):
+            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE-RQ is cut")
+        kind, length = struct.unpack_from(">BxH", body, position)
+        item = body[position + 4 : position + 4 + length]
+        if len(item) != length:
+            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE-RQ reaches past its end")
+        if kind == 0x10:
+            application_context = item.decode("ascii", "replace").strip(" \0")
+        elif kind == 0x20:
+            contexts += 1
+            if contexts > 128:  # odd ids 1-255, PS3.8 7.1.1.13
+                raise PduError(AbortReason.INVALID_PARAMETER, "more than 128 presentation contexts are proposed")
+        position += 4 + length
+    return AssociateHead(struct.unpack_from(">H", body)[0], body[4:20], body[20:36], application_context)

@@ -1,0 +1,75 @@
+"""Associations we are asked for (acceptor side): used by `receive`.
+
+The edge has read the A-ASSOCIATE-RQ and admitted it; here pynetdicom decodes and negotiates it. Returns an
+association that may not be established: then it was rejected, or aborted for what the request held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from relaypacs.dicom.contexts import Offer
+from relaypacs.dicom.part10 import IMPLEMENTATION_VERSION_NAME
+from relaypacs.dicom.pdu import SMALLEST_MAX_PDU_BYTES, AbortReason, PduError
+from relaypacs.upper.element import InlineAcse, InlineAssociation, address
+from relaypacs.upper.reader import Pdu, Reader
+from relaypacs.upper.stream import Stream
+
+
+def accept(
+    sock: socket.socket,
+    stream: Stream,
+    reader: Reader,
+    request: Pdu,
+    *,
+    ae_title: str,
+    offer: Offer,
+    max_pdu_bytes: int,
+    timeout_seconds: float,
+) -> InlineAssociation:
+    """Answer an A-ASSOCIATE-RQ (PS3.8 7.1, PS3.7 D).
+
+    `ae_title` is ours; `max_pdu_bytes` is announced; `timeout_seconds` bounds what pynetdicom's services wait for.
+    """
+    association = InlineAssociation(
+        "acceptor", stream, reader, acse_timeout_seconds=timeout_seconds, dimse_timeout_seconds=timeout_seconds
+    )
+    inline = association.inline
+    try:
+        association.requestor.address_info = address(sock, remote=True)
+        association.acceptor.address_info = address(sock, remote=False)
+        local = association.acceptor
+        local.ae_title = ae_title
+        local.maximum_length = max_pdu_bytes
+        local.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        assert isinstance(association.acse, InlineAcse)
+        association.acse.offer = offer
+        inline.indicate_connection()
+        inline.take(request)
+        if inline.state == "Sta3":
+            association.requestor.primitive = inline.receive_pdu(wait=False)
+            length = association.requestor.maximum_length
+            if length is not None and 0 < length < SMALLEST_MAX_PDU_BYTES:
+                raise PduError(AbortReason.INVALID_PARAMETER, "the peer takes almost nothing in a PDU")
+            association.acse.negotiate_association()
+    except PduError as error:
+        inline.fail(error)
+    except OSError as error:
+        inline.fail(error)
+    except Exception:  # what pynetdicom raises on a request a hostile peer made up
+        inline.fail(PduError(AbortReason.INVALID_PARAMETER, "the association request can't be understood"))
+    return association
+
+
+def abort(association: InlineAssociation) -> None:
+    """A-ABORT by the service user (PS3.8 9.3.8, source 0); the connection stays to be closed."""
+    with contextlib.suppress(OSError):
+        association.abort()
+
+
+def release(association: InlineAssociation) -> None:
+    """Answer the peer's A-RELEASE-RQ."""
+    association.acse.send_release(is_response=True)
+    association.is_released = True
+    association.is_established = False

@@ -1,0 +1,249 @@
+"""Associations we ask for (requestor side): used by the forward rooms and the command line.
+
+`associate` returns a `Requested` or raises an `upper.errors.UpperError` that says how it failed. One thread uses a
+`Requested` at a time. After any error it is closed and must not be used again: half a message may be under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterable, Sequence
+
+from pynetdicom.presentation import PresentationContext
+
+from relaypacs.dicom.command import CommandError, CommandSet, decode_command
+from relaypacs.dicom.contexts import VERIFICATION
+from relaypacs.dicom.part10 import IMPLEMENTATION_VERSION_NAME
+from relaypacs.dicom.pdu import SMALLEST_MAX_PDU_BYTES, AbortReason, PduError, message_buffers
+from relaypacs.upper.element import InlineAssociation, address
+from relaypacs.upper.errors import (
+    AnswerTimeout,
+    AssociationAborted,
+    AssociationRejected,
+    ConnectFailed,
+    ConnectionLost,
+    PeerBroken,
+    PeerReleased,
+    UpperError,
+)
+from relaypacs.upper.reader import Buffers, Command, Reader
+from relaypacs.upper.stream import Stream
+
+_RELEASE_TIMEOUT_SECONDS = 5.0
+_ABORT_LINGER_SECONDS = 0.5
+_ANSWER_BUFFERS = Buffers(16384)
+"""Answers are small; a longer PDU is read in pieces."""
+
+
+def associate(
+    host: str,
+    port: int,
+    *,
+    calling_ae: str,
+    called_ae: str,
+    contexts: Sequence[tuple[str, Sequence[str]]],
+    connect_timeout_seconds: float,
+    response_timeout_seconds: float,
+    max_pdu_bytes: int = 131072,
+) -> Requested:
+    """Connect and negotiate an association.
+
+    `contexts`: (abstract syntax UID, transfer syntax UIDs), each proposed as a presentation context of its own, at
+    most 128. `connect_timeout_seconds` bounds the connection and, again, the answer to A-ASSOCIATE-RQ;
+    `response_timeout_seconds` the silence while a DIMSE answer is owed. `max_pdu_bytes` is announced as our own.
+    Raises `ConnectFailed`, `AssociationRejected`, `AssociationAborted` or `AnswerTimeout`. A peer that accepts no
+    context at all gives a `Requested` that is not open and whose `accepted` is empty.
+    """
+    if not 1 <= len(contexts) <= 128:
+        raise ValueError("an association proposes 1 to 128 presentation contexts")  # PS3.8 7.1.1.13
+    try:
+        sock = socket.create_connection((host, port), timeout=connect_timeout_seconds)
+    except OSError as error:
+        raise ConnectFailed(f"no connection: {error.strerror or type(error).__name__}") from error
+    try:
+        stream = Stream(sock, send_timeout_seconds=response_timeout_seconds)
+        reader = Reader(
+            stream,
+            _ANSWER_BUFFERS,
+            max_pdu_bytes=max_pdu_bytes,
+            max_command_bytes=65536,
+            pdu_timeout_seconds=response_timeout_seconds,
+        )
+        association = InlineAssociation(
+            "requestor",
+            stream,
+            reader,
+            acse_timeout_seconds=connect_timeout_seconds,
+            dimse_timeout_seconds=response_timeout_seconds,
+        )
+        local, remote = association.requestor, association.acceptor
+        remote.address_info, local.address_info = address(sock, remote=True), address(sock, remote=False)
+        remote.ae_title, local.ae_title = called_ae, calling_ae
+        local.maximum_length = max_pdu_bytes
+        local.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        local.requested_contexts = [
+            _proposal(number * 2 + 1, abstract_syntax, transfer_syntaxes)
+            for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)
+        ]
+        return _negotiate(association, reader)
+    except OSError as error:
+        sock.close()
+        raise ConnectFailed("the peer closed the connection at once") from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _negotiate(association: InlineAssociation, reader: Reader) -> Requested:
+    reader.associated = False
+    association.request()
+    reader.associated = True
+    requested = Requested(association)
+    answer = association.acceptor.primitive
+    if association.is_rejected and answer is not None:
+        requested.close()
+        raise AssociationRejected(answer.result or 0, answer.result_source or 0, answer.diagnostic or 0)
+    if association.is_established:
+        if 0 < requested.peer_max_pdu_bytes < SMALLEST_MAX_PDU_BYTES:
+            association.inline.fail(PduError(AbortReason.INVALID_PARAMETER, "it takes almost nothing in a PDU"))
+            raise requested.ended("in answer to the association request")
+        association.acse_timeout = _RELEASE_TIMEOUT_SECONDS
+        return requested
+    if answer is None or answer.result != 0:
+        raise requested.ended("in answer to the association request")
+    requested.close()  # no context was accepted, and pynetdicom has aborted
+    return requested
+
+
+def _proposal(context_id: int, abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> PresentationContext:
+    context = PresentationContext()
+    context.context_id = context_id
+    context.abstract_syntax = abstract_syntax
+    context.transfer_syntax = list(transfer_syntaxes)
+    return context
+
+
+class Requested:
+    """An association that a peer accepted."""
+
+    def __init__(self, association: InlineAssociation) -> None:
+        self._association = association
+        self._inline = association.inline
+        self.stream = association.inline.stream
+        self.accepted: dict[tuple[str, str], int] = {
+            (str(context.abstract_syntax), str(context.transfer_syntax[0])): int(context.context_id or 0)
+            for context in reversed(association.accepted_contexts)
+        }
+        """(abstract syntax, transfer syntax) that the peer took -> presentation context id (the lowest of several)."""
+        # Missing (PS3.7 D.3.3.1 demands it): what every implementation takes.
+        length = association.acceptor.maximum_length if association.acceptor.primitive else None
+        self.peer_max_pdu_bytes = 16384 if length is None else length
+        """Longest P-DATA-TF the peer takes; 0 means unlimited."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used, as far as what has already arrived tells (an abort, a close, a release request)."""
+        if self._inline.state == "Sta6":
+            self._inline.poll()
+        if self._inline.state == "Sta8":
+            self._answer_release()
+        return self._association.is_established and self._inline.state == "Sta6"
+
+    def send_message(self, context_id: int, command: bytes, dataset: memoryview | None = None) -> None:
+        """Send one DIMSE message, cut to what the peer takes, without copying the dataset. Raises `UpperError`."""
+        self.send_buffers(message_buffers(context_id, command, dataset, self.peer_max_pdu_bytes))
+
+    def send_buffers(self, buffers: Iterable[bytes | memoryview]) -> None:
+        """Send P-DATA-TF PDUs that are already encoded. Raises `UpperError`; then part of it may have been sent."""
+        if self._inline.state != "Sta6":
+            raise self.ended("before a request could be sent")
+        try:
+            self.stream.send_buffers(buffers)
+        except OSError as error:
+            # The peer's A-ABORT, if that is why, is still to be read.
+            if not isinstance(error, TimeoutError):
+                self._inline.poll()
+            self._inline.fail(error)
+            raise self.ended("while a request was being sent") from error
+
+    def read_message(self, timeout_seconds: float | None = None) -> CommandSet:
+        """The next message's command set; a dataset with it is skipped.
+
+        Waits for at most `timeout_seconds` (default: the response timeout). Raises `AnswerTimeout` (and has aborted),
+        `PeerReleased`, `ConnectionLost`, `PeerBroken` or `AssociationAborted`.
+        """
+        inline = self._inline
+        wait = self._association.dimse_timeout if timeout_seconds is None else timeout_seconds
+        try:
+            part = inline.next_part(lambda: inline.reader.read_command(float(wait or 0)))
+            if isinstance(part, Command):
+                command = decode_command(part.data)
+                if command.has_dataset:
+                    part = inline.reader.read_dataset(part.context_id, _skip)
+                    if part is None:
+                        return command
+                else:
+                    return command
+            if part is not None:
+                inline.take(part)
+        except CommandError as error:
+            inline.fail(PduError(AbortReason.INVALID_PARAMETER, str(error)))
+        except (PduError, OSError, EOFError) as error:
+            inline.fail(error)
+        raise self.ended("in answer to a request")
+
+    def echo(self) -> int:
+        """C-ECHO; the status. Needs Verification among the accepted contexts (ValueError). Raises `UpperError`."""
+        if not any(abstract_syntax == VERIFICATION for abstract_syntax, _ in self.accepted):
+            raise ValueError("the peer did not accept Verification")
+        if not self.is_open:
+            raise self.ended("before a C-ECHO could be sent")
+        answer = self._association.send_c_echo()
+        if "Status" not in answer:
+            raise self.ended("in answer to a C-ECHO")
+        return int(answer.Status)
+
+    def release(self) -> None:
+        """Release the association (A-RELEASE) and close; what goes wrong then no longer matters."""
+        if self.is_open:
+            with contextlib.suppress(OSError):
+                self._association.release()
+        self.close()
+
+    def abort(self) -> None:
+        """Abort the association (A-ABORT by the user) and close."""
+        if self._inline.state not in ("Sta1", "Sta13"):
+            with contextlib.suppress(OSError):
+                self._association.abort()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection without another word."""
+        self._association.is_established = False
+        self._inline.close(_ABORT_LINGER_SECONDS)
+
+    def _answer_release(self) -> None:
+        with contextlib.suppress(OSError):
+            self._association.acse.send_release(is_response=True)
+        self.close()
+
+    def ended(self, when: str) -> UpperError:
+        """Close, and return the error that says how the association ended. `when`: `in answer to a C-ECHO`."""
+        inline = self._inline
+        if inline.state == "Sta8":
+            self._answer_release()
+            return PeerReleased(f"the peer released the association {when}")
+        silent = inline.timed_out or not (inline.peer_abort or inline.aborted_because or inline.lost_because)
+        self.abort()
+        if inline.peer_abort is not None:
+            return AssociationAborted(f"the peer aborted the association {when}", *inline.peer_abort)
+        if inline.aborted_because:
+            return PeerBroken(f"the peer broke the protocol {when}: {inline.aborted_because}", 2)
+        if silent:
+            return AnswerTimeout(f"the peer was silent for too long {when}")
+        return ConnectionLost(f"{inline.lost_because} {when}", 2)
+
+
+def _skip(_fragments: Sequence[memoryview]) -> None:
+    pass

@@ -1,0 +1,164 @@
+"""One TCP connection of an association: blocking reads and writes with deadlines, tuned for request and answer.
+
+Used by `upper.reader` and by the send lane. TCP_NODELAY always; TCP_QUICKACK is re-armed before every read, since it
+is not sticky and a peer with Nagle on (DCMTK, so Orthanc) otherwise waits 40 ms for our delayed ACK. A read is one
+system call while data flows (the kernel's SO_RCVTIMEO) and `poll` after a second of silence, never `select`: any file
+descriptor number works. Times out with TimeoutError, breaks with OSError; a peer's close is 0 bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+PATIENCE_SECONDS = 1.0
+"""How long a read blocks in the kernel before it is handed to `poll` with its exact deadline."""
+_GATHER = 512  # buffers per sendmsg, below IOV_MAX
+_Buffer = bytes | bytearray | memoryview
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+
+
+class Stream:
+    """A connected TCP socket. One thread reads; any thread may write."""
+
+    def __init__(self, sock: socket.socket, *, send_timeout_seconds: float) -> None:
+        """Take over `sock`. `send_timeout_seconds`: longest time in which the peer takes no byte of what we send."""
+        sock.settimeout(None)
+        self._socket = sock
+        self._lock = threading.Lock()
+        self._open = True
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(PATIENCE_SECONDS))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send_timeout_seconds))
+
+    @property
+    def is_open(self) -> bool:
+        """False once `close` was called."""
+        return self._open
+
+    def fileno(self) -> int:
+        """The file descriptor, -1 once closed."""
+        return self._socket.fileno()
+
+    def peer(self) -> str:
+        """`host:port` of the peer, or empty when the connection is gone."""
+        try:
+            name = self._socket.getpeername()
+        except OSError:
+            return ""
+        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+    def wait_readable(self, timeout_seconds: float, stop_fd: int = -1) -> bool:
+        """Wait until there is something to read (True) or `stop_fd` is readable (False). TimeoutError after that."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if stop_fd >= 0:
+            poll.register(stop_fd, select.POLLIN)
+        ready = poll.poll(max(0.0, timeout_seconds) * 1000)
+        if not ready:
+            raise TimeoutError("the peer is silent")
+        return any(number != stop_fd for number, _ in ready)
+
+    def readable_now(self) -> bool:
+        """Whether a read would return at once."""
+        try:
+            return self.wait_readable(0)
+        except (TimeoutError, OSError, ValueError):
+            return False
+
+    def recv_patient(self, view: memoryview) -> int:
+        """Read what is there, waiting at most a second: the bytes read, 0 at the peer's close, -1 in silence."""
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        try:
+            return self._socket.recv_into(view)
+        except BlockingIOError:
+            return -1
+
+    def recv_into(self, view: memoryview, timeout_seconds: float) -> int:
+        """Read at least one byte: the bytes read, or 0 at the peer's close. TimeoutError after silence."""
+        started = time.monotonic()
+        if timeout_seconds < PATIENCE_SECONDS:
+            self.wait_readable(timeout_seconds)
+        while True:
+            count = self.recv_patient(view)
+            if count >= 0:
+                return count
+            self.wait_readable(timeout_seconds - (time.monotonic() - started))
+
+    def send(self, data: _Buffer) -> None:
+        """Send all of it. TimeoutError when the peer takes nothing for the send timeout, OSError when it is gone."""
+        with self._lock:
+            try:
+                sent = self._socket.send(data)
+                if sent == len(data):
+                    return
+                view = memoryview(data)
+                while sent < len(data):
+                    sent += self._socket.send(view[sent:])
+            except BlockingIOError:
+                raise TimeoutError("the peer takes no data") from None
+
+    def send_buffers(self, buffers: Iterable[_Buffer]) -> None:
+        """Send buffers one after another, gathered, without joining them; fails as `send`."""
+        with self._lock:
+            try:
+                group: list[_Buffer] = []
+                for buffer in buffers:
+                    group.append(buffer)
+                    if len(group) == _GATHER:
+                        self._send_group(group)
+                        group = []
+                if group:
+                    self._send_group(group)
+            except BlockingIOError:
+                raise TimeoutError("the peer takes no data") from None
+
+    def _send_group(self, group: Sequence[_Buffer]) -> None:
+        left = sum(map(len, group))
+        pending = [memoryview(buffer) for buffer in group]
+        while True:
+            sent = self._socket.sendmsg(pending)
+            left -= sent
+            if left == 0:
+                return
+            first = 0
+            while sent >= len(pending[first]):
+                sent -= len(pending[first])
+                first += 1
+            pending = pending[first:]
+            pending[0] = pending[0][sent:]
+
+    def wait_closed(self, timeout_seconds: float) -> bool:
+        """Wait for the peer's close and throw away what it still sends; whether it closed in time.
+
+        Closing with unread bytes makes the kernel send a reset, which can overtake our last PDU.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        scratch = memoryview(bytearray(4096))
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                self.wait_readable(left)
+                if self._socket.recv_into(scratch) == 0:
+                    return True
+        except (OSError, ValueError):
+            pass
+        return False
+
+    def half_close(self) -> None:
+        """Tell the peer that nothing more comes."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the connection; idempotent."""
+        if self._open:
+            self._open = False
+            self._socket.close()
