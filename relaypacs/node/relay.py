@@ -11,7 +11,7 @@ from relaypacs.config import Config
 from relaypacs.errors import JobsError
 from relaypacs.forward.dispatch import Forwarder
 from relaypacs.forward.source import ByteSource
-from relaypacs.intake import CallerPolicy, Intake
+from relaypacs.intake import ArrivalReader, CallerPolicy, Intake
 from relaypacs.jobs.store import JobStore
 from relaypacs.node.supervisor import Stop
 from relaypacs.policy.admission import find_caller
@@ -47,8 +47,7 @@ def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[
         node=config.node.name,
         reader=reader,
         jobs=jobs,
-        router=Router(config.rule, config.routing.default),
-        policy_of=policy_of,
+        arrival_of=ArrivalReader(Router(config.rule, config.routing.default), policy_of),
         hints=hints,
         notify=wake.notify,
         on_rows=rows_changed.set,

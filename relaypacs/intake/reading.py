@@ -9,22 +9,20 @@ it waits and reads nothing; the spool holds what arrives.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from prometheus_client import Counter, Histogram
 
 from relaypacs import log
-from relaypacs.dicom.head import walk_head
 from relaypacs.errors import JobsError, SegmentGone, SpoolCorrupt
+from relaypacs.intake.arrival import ArrivalReader, association_end
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival, AssociationEnd
-from relaypacs.model import Checkpoint, EventRecord, ObjectRecord, Record, RoutingKeys
-from relaypacs.policy.routing import Router
+from relaypacs.model import Checkpoint, EventRecord, ObjectRecord, Record
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.wake.hints import HintReceiver
 
@@ -34,11 +32,8 @@ SCAN_SECONDS = 5.0
 """How often segments are looked at without a hint; bounds what a lost datagram can delay."""
 BATCH_RECORDS = 500
 """Records read, and rows committed, at once; bounds memory and the length of a transaction."""
-HEAD_BYTES = 256 * 1024
-"""How much of a dataset's beginning is looked at for routing keys."""
 RETRY_SECONDS = 1.0
 """Wait after the job table refused a transaction."""
-_HASH_CHUNK = 8 << 20
 _T = TypeVar("_T")
 
 _INSTANCES = Counter(
@@ -49,61 +44,7 @@ _SECONDS = Histogram(
     "From reception of an object to its rows being committed.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600),
 )
-_UNPARSED = Counter(
-    "relaypacs_intake_unparsed_total", "Objects routed by their association because the head can't be read."
-)
 _CORRUPT = Counter("relaypacs_spool_corrupt_segments_total", "Segments quarantined because bytes fail their checksum.")
-
-
-@dataclass(frozen=True, slots=True)
-class CallerPolicy:
-    """What a caller's entry says of identical and conflicting instances (`config.Caller`)."""
-
-    conflict: str = "forward-both"
-    resend: str = "requeue"
-
-
-class Notify(Protocol):
-    """Told after a commit: the destinations that have new deliveries."""
-
-    def __call__(self, destination: str) -> None: ...
-
-
-def digest_of(dataset: memoryview, transfer_syntax_uid: str) -> str:
-    """SHA-256 (hexadecimal) over the dataset and its transfer syntax: what makes two receptions the same object."""
-    sha = hashlib.sha256()
-    for start in range(0, len(dataset), _HASH_CHUNK):
-        sha.update(dataset[start : start + _HASH_CHUNK])
-    sha.update(transfer_syntax_uid.encode("ascii", "replace"))
-    return sha.hexdigest()
-
-
-def checked_keys(keys: RoutingKeys, record: ObjectRecord) -> RoutingKeys:
-    """`keys` with a problem noted where the dataset names another instance than the C-STORE-RQ did (PS3.4 B.2.3)."""
-    for said, meant, what in (
-        (keys.sop_instance_uid, record.meta.sop_instance_uid, "SOP Instance UID"),
-        (keys.sop_class_uid, record.meta.sop_class_uid, "SOP Class UID"),
-    ):
-        if said and said != meant and not keys.problem:
-            return replace(keys, problem=f"{what} of the dataset is not that of the C-STORE request")
-    return keys
-
-
-def association_end(record: EventRecord) -> AssociationEnd:
-    """The association an `association` event tells of."""
-    body = record.body
-    return AssociationEnd(
-        association_id=str(body["association_id"]),
-        calling_ae=str(body["calling_ae"]),
-        called_ae=str(body["called_ae"]),
-        peer=str(body["peer"]),
-        started_at=float(str(body["started_at"])),
-        ended_at=float(str(body["ended_at"])),
-        outcome=str(body["outcome"]),
-        objects=int(str(body["objects"])),
-        bytes=int(str(body["bytes"])),
-        reason=str(body["reason"]),
-    )
 
 
 @dataclass(slots=True)
@@ -136,16 +77,15 @@ class Intake:
         node: str,
         reader: SpoolReader,
         jobs: JobStore,
-        router: Router,
-        policy_of: Callable[[str], CallerPolicy],
+        arrival_of: ArrivalReader,
         hints: HintReceiver,
-        notify: Notify,
+        notify: Callable[[str], None],
         on_rows: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`policy_of(calling AE)` gives the caller's policies; `on_rows` is told after each commit (the sweep)."""
-        self._node, self._reader, self._jobs, self._router = node, reader, jobs, router
-        self._policy_of, self._hints, self._notify, self._on_rows = policy_of, hints, notify, on_rows
+        """`notify` is told of each destination with new deliveries, `on_rows` (the sweep) of each commit."""
+        self._node, self._reader, self._jobs, self._arrival_of = node, reader, jobs, arrival_of
+        self._hints, self._notify, self._on_rows = hints, notify, on_rows
         self._clock = clock
         self._read_to: dict[str, Checkpoint] = {}
         self._quarantine: set[str] = set()
@@ -262,39 +202,10 @@ class Intake:
 
     def _arrivals(self, generation: str, records: Sequence[Record]) -> list[Arrival]:
         objects = [record for record in records if isinstance(record, ObjectRecord)]
-        arrivals: list[Arrival] = []
         if not objects:
-            return arrivals
+            return []
         with self._reader.pin(generation) as pin:
-            for record in objects:
-                with pin.view(record.dataset_offset, record.dataset_length) as dataset:
-                    digest = digest_of(dataset, record.meta.transfer_syntax_uid)
-                    with dataset[:HEAD_BYTES] as head:
-                        keys = walk_head(head, record.meta.transfer_syntax_uid, self._router.wanted_tags)
-                keys = checked_keys(keys, record)
-                if not keys.complete:
-                    _UNPARSED.inc()
-                    log.event(
-                        log.WARNING,
-                        "object-unparsed",
-                        f"Head can't be read ({keys.problem}); routed by its association alone.",
-                        trace_id=record.meta.association_id,
-                        user_id=record.meta.calling_ae,
-                        instance=log.uid_hash(record.meta.sop_instance_uid),
-                    )
-                policy = self._policy_of(record.meta.calling_ae)
-                route = self._router.route(keys, record.meta)
-                arrivals.append(
-                    Arrival(
-                        record=record,
-                        keys=keys,
-                        digest=digest,
-                        route=route,
-                        conflict=policy.conflict,
-                        resend=policy.resend,
-                    )
-                )
-        return arrivals
+            return [self._arrival_of(record, pin.view) for record in objects]
 
     def _commit(self, batch: _Batch) -> bool:
         taken_in = self._with_jobs(

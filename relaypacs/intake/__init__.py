@@ -1,0 +1,6 @@
+"""Intake: from the spool to the job table (see `reading`)."""
+
+from relaypacs.intake.arrival import ArrivalReader, CallerPolicy
+from relaypacs.intake.reading import Intake
+
+__all__ = ["ArrivalReader", "CallerPolicy", "Intake"]
