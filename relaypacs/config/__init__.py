@@ -1,5 +1,6 @@
 """The configuration: typed, validated once, immutable. `cli` and `node` read it; every other room gets its part."""
 
+from relaypacs.config.cross import warnings
 from relaypacs.config.load import load_config
 from relaypacs.config.model import (
     Caller,
@@ -15,10 +16,12 @@ from relaypacs.config.model import (
     Spool,
     Staging,
 )
+from relaypacs.config.secrets import Credentials, credentials
 
 __all__ = [
     "Caller",
     "Config",
+    "Credentials",
     "Destination",
     "Jobs",
     "Log",
@@ -29,5 +32,7 @@ __all__ = [
     "Sidecar",
     "Spool",
     "Staging",
+    "credentials",
     "load_config",
+    "warnings",
 ]

@@ -6,42 +6,52 @@ Pure: nothing is read from disk, environment or clock.
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field
 
-from relaypacs.policy.aetitle import check_ae_title
-from relaypacs.policy.retry import parse_schedule
+from relaypacs.config.destination import Destination
+from relaypacs.config.options import (
+    AeTitle,
+    CallerPattern,
+    Folder,
+    JobsUrl,
+    Keep,
+    Name,
+    Network,
+    Pattern,
+    Port,
+    Seconds,
+    Tag,
+    Uid,
+    lower_case,
+)
+from relaypacs.config.section import Section
 
-AeTitle = Annotated[str, AfterValidator(check_ae_title)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
-
-
-def _check_schedule(value: str) -> str:
-    parse_schedule(value)
-    return value
-
-
-def _check_network(value: str) -> str:
-    ipaddress.ip_network(value, strict=False)
-    return value
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+__all__ = [
+    "Caller",
+    "Config",
+    "Destination",
+    "Jobs",
+    "Log",
+    "Node",
+    "Receive",
+    "Routing",
+    "Rule",
+    "Section",
+    "Sidecar",
+    "Spool",
+    "Staging",
+]
 
 
 class Node(Section):
     """[node]: who this node is and where it keeps its state."""
 
     name: Name = Field("relaypacs", description="This node's name in rows, metrics and logs; unique per node.")
-    state_dir: Path = Field(
+    state_dir: Folder = Field(
         Path("/var/lib/relaypacs"),
         description="Folder for everything the node keeps: spool, staging, job table, keys. Local disk, never a network share.",
     )
@@ -54,8 +64,8 @@ class Node(Section):
 class Log(Section):
     """[log]: what the node writes to standard error."""
 
-    level: Literal["debug", "info", "warning", "error", "critical"] = Field(
-        "info", description="Least level that is written. LOG_LEVEL overrides it."
+    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower_case)] = Field(
+        "info", description="Least level that is written. LOG_LEVEL overrides it; DEBUG=true means debug."
     )
     format: Literal["json", "text"] = Field("json", description="One JSON object per line, or text for people.")
 
@@ -105,11 +115,11 @@ class Receive(Section):
         30.0,
         description="On SIGTERM, time that running C-STOREs have to finish before associations are aborted, in seconds.",
     )
-    transfer_syntaxes: tuple[str, ...] = Field(
+    transfer_syntaxes: tuple[Uid, ...] = Field(
         (),
         description="Transfer syntax UIDs to accept; empty accepts every one pynetdicom knows, in the proposer's order.",
     )
-    private_sop_classes: tuple[str, ...] = Field(
+    private_sop_classes: tuple[Uid, ...] = Field(
         (), description="SOP class UIDs to accept for storage beyond the standard's."
     )
 
@@ -117,12 +127,10 @@ class Receive(Section):
 class Caller(Section):
     """[[caller]]: a modality that may send here."""
 
-    ae_title: Annotated[str, Field(min_length=1, max_length=16)] = Field(
+    ae_title: CallerPattern = Field(
         ..., description="Calling AE title; `*` and `?` match as in file names, so `*` alone admits everyone."
     )
-    networks: tuple[Annotated[str, AfterValidator(_check_network)], ...] = Field(
-        (), description="CIDR networks it may connect from; empty means any."
-    )
+    networks: tuple[Network, ...] = Field((), description="CIDR networks it may connect from; empty means any.")
     conflict: Literal["forward-both", "hold-newer", "hold-if-other-source"] = Field(
         "forward-both", description="What to do with a SOP Instance UID received again with other bytes."
     )
@@ -135,7 +143,7 @@ class Caller(Section):
 class Spool(Section):
     """[spool]: the write-ahead log on local disk."""
 
-    dir: Path | None = Field(None, description="Folder of the spool. Default: <state_dir>/spool.")
+    dir: Folder | None = Field(None, description="Folder of the spool. Default: <state_dir>/spool.")
     segment_bytes: Annotated[int, Field(ge=1 << 20, le=4 << 30)] = Field(
         64 << 20, description="Size at which a segment is sealed, in bytes."
     )
@@ -157,8 +165,8 @@ class Staging(Section):
     """[staging]: one immutable file per instance, for as long as it is owed or kept."""
 
     kind: Literal["filesystem"] = Field("filesystem", description="Where staged objects live.")
-    dir: Path | None = Field(None, description="Folder of the staged files. Default: <state_dir>/staging.")
-    keep: Annotated[str, Field(pattern=r"^(none|forever|[1-9][0-9]{0,4}d)$")] = Field(
+    dir: Folder | None = Field(None, description="Folder of the staged files. Default: <state_dir>/staging.")
+    keep: Keep = Field(
         "7d",
         description="How long a delivered instance stays: `none`, days as `7d`, or `forever`. What is owed always stays.",
     )
@@ -171,55 +179,11 @@ class Staging(Section):
 class Jobs(Section):
     """[jobs]: the job table."""
 
-    url: SecretStr | None = Field(
+    url: JobsUrl | None = Field(
         None,
         description="SQLAlchemy URL. Default: SQLite at <state_dir>/jobs.sqlite. DATABASE_URL overrides it.",
     )
     lease_seconds: Seconds = Field(120.0, description="How long a claimed delivery is a worker's own, in seconds.")
-
-
-class Destination(Section):
-    """[[destination]]: a PACS this node delivers to."""
-
-    name: Name = Field(..., description="Name that rules, metrics and commands use.")
-    kind: Literal["dimse", "dicomweb"] = Field(..., description="dimse: C-STORE. dicomweb: STOW-RS.")
-    host: str = Field("", description="dimse: host name or address.")
-    port: Port = Field(104, description="dimse: TCP port.")
-    called_ae: str = Field("", description="dimse: AE title of the destination.")
-    calling_ae: str = Field("", description="dimse: AE title we present. Default: the first of [receive] ae_titles.")
-    url: str = Field("", description="dicomweb: base URL of the service; `/studies` is appended.")
-    credentials_env: Annotated[str, Field(pattern=r"^([A-Z][A-Z0-9_]*)?$")] = Field(
-        "",
-        description="dicomweb: prefix of the environment variables <PREFIX>_USERNAME and <PREFIX>_PASSWORD, or <PREFIX>_TOKEN; each may be given as …_FILE.",
-    )
-    associations: Annotated[int, Field(ge=1, le=64)] = Field(
-        2, description="Associations (dimse) or requests (dicomweb) at once."
-    )
-    batch_instances: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Instances claimed at once.")
-    max_request_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
-        64 << 20, description="dicomweb: size at which a STOW-RS request is closed, in bytes; one instance always fits."
-    )
-    connect_timeout_seconds: Seconds = Field(10.0, description="Time to connect and to associate, in seconds.")
-    response_timeout_seconds: Seconds = Field(120.0, description="Longest silence while an answer is owed, in seconds.")
-    idle_seconds: Seconds = Field(10.0, description="dimse: how long an unused association stays open, in seconds.")
-    retry: Annotated[str, AfterValidator(_check_schedule)] = Field(
-        "5x1m,12x5m,24x1h,7x1d",
-        description="Retry schedule: COUNTxINTERVAL, comma-separated (s, m, h, d); then dead letter.",
-    )
-
-    @model_validator(mode="after")
-    def _kind_has_its_address(self) -> Destination:
-        if self.kind == "dimse":
-            if not self.host:
-                raise ValueError("a dimse destination needs `host`")
-            if self.port == 0:
-                raise ValueError("a dimse destination needs `port` (1-65535)")
-            check_ae_title(self.called_ae)
-            if self.calling_ae:
-                check_ae_title(self.calling_ae)
-        elif not self.url.startswith(("http://", "https://")):
-            raise ValueError("a dicomweb destination needs `url` (http:// or https://)")
-        return self
 
 
 class Rule(Section):
@@ -229,11 +193,11 @@ class Rule(Section):
     """
 
     name: Name = Field(..., description="Name shown by `trace`.")
-    calling_ae: str = Field("", description="Pattern for the calling AE title.")
-    called_ae: str = Field("", description="Pattern for the called AE title.")
-    modality: str = Field("", description="Pattern for Modality (0008,0060).")
-    sop_class: str = Field("", description="Pattern for the SOP Class UID or its name.")
-    tags: dict[str, str] = Field(
+    calling_ae: Pattern = Field("", description="Pattern for the calling AE title.")
+    called_ae: Pattern = Field("", description="Pattern for the called AE title.")
+    modality: Pattern = Field("", description="Pattern for Modality (0008,0060).")
+    sop_class: Pattern = Field("", description="Pattern for the SOP Class UID or its name.")
+    tags: dict[Tag, Pattern] = Field(
         default_factory=dict,
         description="Patterns for any element of the head, by keyword or GGGG,EEEE.",
     )
@@ -241,11 +205,10 @@ class Rule(Section):
     priority: Annotated[int, Field(ge=0, le=9)] = Field(0, description="0-9; higher is sent first.")
     drop: bool = Field(False, description="Accept and deliver nowhere; counted as dropped.")
 
-    @model_validator(mode="after")
-    def _to_or_drop(self) -> Rule:
+    def inconsistencies(self) -> Iterator[str]:
+        """Both ways to say where to, or neither."""
         if self.drop == bool(self.to):
-            raise ValueError("give either `to` or `drop = true`")
-        return self
+            yield "give `to` or `drop = true`, one of them"
 
 
 class Routing(Section):
@@ -297,6 +260,12 @@ class Config(Section):
     def jobs_url(self) -> str:
         """SQLAlchemy URL of the job table."""
         return self.jobs.url.get_secret_value() if self.jobs.url else f"sqlite:///{self.node.state_dir}/jobs.sqlite"
+
+    @property
+    def jobs_file(self) -> Path | None:
+        """The SQLite file of the job table; None if a server keeps it."""
+        scheme, _, path = self.jobs_url.partition(":///")
+        return Path(path) if scheme == "sqlite" else None
 
     @property
     def keep_seconds(self) -> float | None:

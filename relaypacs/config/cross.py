@@ -1,0 +1,145 @@
+"""What tables say of each other: names that exist and are unique, ports that don't clash, what deserves a warning.
+
+`problems` sees also a configuration that is wrong elsewhere (tables that didn't validate are None), so that a person
+is told everything at once. `warnings` sees a whole one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from relaypacs.config.environment import overlooked
+from relaypacs.config.model import Config, Destination, Receive, Rule, Sidecar
+from relaypacs.config.places import Location, Problem
+from relaypacs.config.secrets import credentials
+from relaypacs.errors import ConfigError
+
+_ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
+
+
+def problems(
+    good: Mapping[str, Any], raw: Mapping[str, Any], names: Mapping[Location, str], environ: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Problems between the tables of `good` (as `problems.validate` returns it; `raw` is what it was given).
+
+    `names` are the names of all list items, valid or not: a rule may name a destination that has a typo elsewhere.
+    """
+    for section in ("destination", "rule"):
+        here = [at for at in names if at[0] == section]
+        yield from _repeated(((at, names[at]) for at in here), "name", "is used before; names are unique")
+    callers = [
+        (("caller", number), (one.ae_title, frozenset(one.networks)))
+        for number, one in enumerate(good["caller"])
+        if one is not None
+    ]
+    yield from _repeated(callers, "ae_title", "stands before with the same networks; keep one of them")
+    known = [name for at, name in names.items() if at[0] == "destination"]
+    for number in range(len(good["rule"])):
+        yield from _unknown(_texts(raw["rule"][number], "to"), ("rule", number, "to"), known)
+    yield from _unknown(_texts(raw.get("routing"), "default"), ("routing", "default"), known)
+    yield from _clashing(good["receive"], good["sidecar"])
+    yield from _same_folder(good)
+    for number, destination in enumerate(good["destination"]):
+        yield from _without_credentials(destination, ("destination", number, "credentials_env"), environ)
+
+
+def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """What works as configured but hardly as meant, one sentence each."""
+    return [
+        *_about_callers(config),
+        *_about_destinations(config),
+        *_about_rules(config.rule),
+        *overlooked(environ),
+    ]
+
+
+def _about_callers(config: Config) -> Iterator[str]:
+    receive = config.receive
+    if receive.ack == "buffered":
+        yield 'receive ack = "buffered": Success is answered before anything is durable; for benchmarks only'
+    if not config.caller:
+        yield "no [[caller]]: nobody may send; add one per modality"
+    for number, caller in enumerate(config.caller, 1):
+        if set(caller.ae_title) == {"*"} and not caller.networks and receive.host in _ANY_ADDRESS:
+            yield f'caller[{number}] "*": anyone who reaches port {receive.port} may send; name networks or AE titles'
+
+
+def _about_destinations(config: Config) -> Iterator[str]:
+    if not config.destination:
+        yield "no [[destination]]: what is received stays here, unrouted"
+    used = {name for rule in config.rule for name in rule.to} | set(config.routing.default)
+    for number, one in enumerate(config.destination, 1):
+        place = f'destination[{number}] "{one.name}"'
+        if one.name not in used:
+            yield f"{place}: no rule names it and it is no default, so nothing goes there"
+        if one.credentials_env and one.url.startswith("http://") and not _is_loopback(urlsplit(one.url).hostname or ""):
+            yield f"{place}: its credentials travel unencrypted; use https"
+        here = one.kind == "dimse" and one.port == config.receive.port and _is_loopback(one.host)
+        if here and one.called_ae in config.receive.ae_titles:
+            yield f"{place}: is this node itself; what is sent there comes back for ever"
+
+
+def _about_rules(rules: Iterable[Rule]) -> Iterator[str]:
+    for number, rule in enumerate(rules, 1):
+        everything = not (rule.calling_ae or rule.called_ae or rule.modality or rule.sop_class or rule.tags)
+        if rule.drop and everything:
+            yield f'rule[{number}] "{rule.name}": drops everything'
+
+
+def _repeated(items: Iterable[tuple[Location, Hashable]], option: str, text: str) -> Iterator[Problem]:
+    seen: set[Hashable] = set()
+    for at, value in items:
+        if value in seen:
+            yield Problem((*at, option), text)
+        seen.add(value)
+
+
+def _texts(table: object, option: str) -> list[str]:
+    """A list of texts as it was given; whatever is no text is reported elsewhere."""
+    value = table.get(option) if isinstance(table, dict) else None
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
+def _unknown(names: Iterable[str], at: Location, known: list[str]) -> Iterator[Problem]:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none yet'}"
+            yield Problem(at, f"no [[destination]] is named {name[:64]!r}; {mend}")
+
+
+def _clashing(receive: Receive | None, sidecar: Sidecar | None) -> Iterator[Problem]:
+    if receive and sidecar and receive.port == sidecar.port != 0:
+        both = {receive.host, sidecar.host}
+        if len(both) == 1 or both & _ANY_ADDRESS:
+            yield Problem(("sidecar", "port"), f"{sidecar.port} is also [receive] port; give one of them another")
+
+
+def _same_folder(good: Mapping[str, Any]) -> Iterator[Problem]:
+    if not all(good[section] for section in ("node", "spool", "staging")):
+        return
+    config = Config(node=good["node"], spool=good["spool"], staging=good["staging"])
+    spool, staging = config.spool_dir, config.staging_dir
+    if spool.is_relative_to(staging) or staging.is_relative_to(spool):
+        yield Problem(("staging", "dir"), "spool and staging lie in one another; give each its own folder")
+
+
+def _without_credentials(destination: Destination | None, at: Location, environ: Mapping[str, str]) -> list[Problem]:
+    if destination is None:
+        return []
+    try:
+        credentials(destination, environ)
+    except ConfigError as error:
+        return [Problem(at, text) for text in error.problems]
+    return []
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,71 @@
+"""[[destination]]: where objects go, and what its two kinds need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from relaypacs.config.options import Name, Port, Schedule, Seconds, VariablePrefix, base_url_problems
+from relaypacs.config.section import Section
+from relaypacs.policy.aetitle import check_ae_title
+
+
+class Destination(Section):
+    """[[destination]]: a PACS this node delivers to."""
+
+    name: Name = Field(..., description="Name that rules, metrics and commands use.")
+    kind: Literal["dimse", "dicomweb"] = Field(..., description="dimse: C-STORE. dicomweb: STOW-RS.")
+    host: str = Field("", description="dimse: host name or address.")
+    port: Port = Field(104, description="dimse: TCP port.")
+    called_ae: str = Field("", description="dimse: AE title of the destination.")
+    calling_ae: str = Field("", description="dimse: AE title we present. Default: the first of [receive] ae_titles.")
+    url: str = Field("", description="dicomweb: base URL of the service; `/studies` is appended.")
+    credentials_env: VariablePrefix = Field(
+        "",
+        description="dicomweb: prefix of the environment variables <PREFIX>_USERNAME and <PREFIX>_PASSWORD, "
+        "or <PREFIX>_TOKEN; each may be given as …_FILE.",
+    )
+    associations: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Associations (dimse) or requests (dicomweb) at once."
+    )
+    batch_instances: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Instances claimed at once.")
+    max_request_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
+        64 << 20, description="dicomweb: size at which a STOW-RS request is closed, in bytes; one instance always fits."
+    )
+    connect_timeout_seconds: Seconds = Field(10.0, description="Time to connect and to associate, in seconds.")
+    response_timeout_seconds: Seconds = Field(120.0, description="Longest silence while an answer is owed, in seconds.")
+    idle_seconds: Seconds = Field(10.0, description="dimse: how long an unused association stays open, in seconds.")
+    retry: Schedule = Field(
+        "5x1m,12x5m,24x1h,7x1d",
+        description="Retry schedule: COUNTxINTERVAL, comma-separated (s, m, h, d); then dead letter.",
+    )
+
+    def inconsistencies(self) -> Iterator[str]:
+        """An address that its kind can't do with."""
+        if self.kind == "dimse":
+            yield from self._dimse_problems()
+        elif self.kind == "dicomweb":
+            yield from self._dicomweb_problems()
+
+    def _dimse_problems(self) -> Iterator[str]:
+        if not self.host:
+            yield "a dimse destination needs `host`"
+        if self.port == 0:
+            yield "a dimse destination needs `port` (1-65535)"
+        for option, title in (("called_ae", self.called_ae), ("calling_ae", self.calling_ae)):
+            if not title and option == "called_ae":
+                yield "a dimse destination needs `called_ae`"
+            elif title:
+                try:
+                    check_ae_title(title)
+                except ValueError as error:
+                    yield f"`{option}`: {error}"
+        if self.url or self.credentials_env:
+            yield "`url` and `credentials_env` are for dicomweb"
+
+    def _dicomweb_problems(self) -> Iterator[str]:
+        yield from base_url_problems(self.url)
+        if self.host or self.called_ae or self.calling_ae:
+            yield "`host`, `called_ae` and `calling_ae` are for dimse"

@@ -1,0 +1,123 @@
+"""The types of options: what a value must look like, and the sentence that says so.
+
+`config.model` is built of these. Each check returns the value, or raises ValueError with the mend. Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from relaypacs.dicom.tags import tag_of
+from relaypacs.dicom.uid import check_uid
+from relaypacs.policy.aetitle import check_ae_title
+from relaypacs.policy.retry import parse_schedule
+from relaypacs.policy.routing import compile_pattern
+
+
+def _check_name(value: str) -> str:
+    if not (1 <= len(value) <= 63 and value[0] not in "_-" and set(value) <= _NAME_CHARACTERS):
+        raise ValueError("write 1 to 63 lower-case letters, digits, `-` or `_`, beginning with a letter or digit")
+    return value
+
+
+def _check_schedule(value: str) -> str:
+    parse_schedule(value)
+    return value
+
+
+def _check_network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("write a CIDR network such as 10.20.0.0/16 or fd00::/8, or a single address") from None
+    return value
+
+
+def _check_absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("write an absolute path: commands may run in another folder than the node")
+    return value
+
+
+def _check_caller_pattern(value: str) -> str:
+    if not value.strip() or not value.isascii() or not value.isprintable() or "\\" in value:
+        raise ValueError("write an AE title (ASCII, no backslash or control character), in which `*` and `?` match")
+    return value.strip()
+
+
+def _check_pattern(value: str) -> str:
+    compile_pattern(value)
+    return value
+
+
+def _check_tag(value: str) -> str:
+    tag_of(value)
+    return value
+
+
+def _check_keep(value: str) -> str:
+    if not re.fullmatch(r"none|forever|[1-9][0-9]{0,4}d", value):
+        raise ValueError("write none, forever, or a number of days such as 7d")
+    return value
+
+
+def _check_variable_prefix(value: str) -> str:
+    if not re.fullmatch(r"([A-Z][A-Z0-9_]*)?", value):
+        raise ValueError("write what the variables' names begin with, such as ORTHANC for ORTHANC_USERNAME")
+    return value
+
+
+def _check_jobs_url(value: SecretStr) -> SecretStr:
+    scheme, _, rest = value.get_secret_value().strip().partition("://")
+    if scheme in {"postgres", "postgresql"}:
+        scheme = "postgresql+psycopg"
+    if scheme == "sqlite":
+        if not rest.startswith("//"):
+            raise ValueError("a SQLite job table needs an absolute file: sqlite:////var/lib/relaypacs/jobs.sqlite")
+    elif scheme != "postgresql+psycopg":
+        raise ValueError("write postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:////FILE")
+    return SecretStr(f"{scheme}://{rest}")
+
+
+def base_url_problems(text: str) -> Iterator[str]:
+    """What keeps `text` from being the base URL of a DICOMweb service; it may hold a password, so it isn't quoted."""
+    try:
+        url = urlsplit(text)
+        good = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and text.isprintable()
+    except ValueError:
+        good = False
+    if not good:
+        yield "a dicomweb destination needs `url`, such as https://pacs.example/dicom-web"
+    elif "@" in url.netloc:
+        yield "keep user and password out of `url`; name their variables with `credentials_env`"
+    elif set(text) & set(" ?#"):
+        yield "`url` is the base of the service, without blanks, `?` or `#`"
+
+
+def lower_case(value: object) -> object:
+    """Text in lower case, for options whose words may be written either way."""
+    return value.lower() if isinstance(value, str) else value
+
+
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
+AeTitle = Annotated[str, AfterValidator(check_ae_title)]
+Name = Annotated[str, AfterValidator(_check_name)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+Folder = Annotated[Path, AfterValidator(_check_absolute)]
+Uid = Annotated[str, AfterValidator(check_uid)]
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
+Tag = Annotated[str, AfterValidator(_check_tag)]
+Schedule = Annotated[str, AfterValidator(_check_schedule)]
+Network = Annotated[str, AfterValidator(_check_network)]
+CallerPattern = Annotated[str, Field(max_length=64), AfterValidator(_check_caller_pattern)]
+Keep = Annotated[str, AfterValidator(_check_keep)]
+VariablePrefix = Annotated[str, AfterValidator(_check_variable_prefix)]
+JobsUrl = Annotated[SecretStr, AfterValidator(_check_jobs_url)]
