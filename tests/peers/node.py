@@ -42,8 +42,9 @@ def both_ways(orthanc: Orthanc) -> list[dict[str, Any]]:
 class Node:
     """Context manager. `sections` overrides tables of the configuration (`{"spool": {"recycle": False}}`).
 
-    Without `rules`, everything goes to every destination; without `callers`, everyone may send. State lives in
-    `folder/state`; a second `start()` continues with it on the same ports.
+    `wrapper` is put before the command (`strace …`); ports left 0 are free ones. Without `rules`, everything goes to
+    every destination; without `callers`, everyone may send. State lives in `folder/state`; a second `start()`
+    continues with it on the same ports.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class Node:
         sections: Mapping[str, Table] | None = None,
         environment: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
+        port: int = 0,
+        http_port: int = 0,
     ) -> None:
         self.folder = folder
-        self.port = free_port()
-        self.http_port = free_port()
+        self.port = port or free_port()
+        self.http_port = http_port or free_port()
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.ae_title = "RELAYPACS"
         self.state_dir = folder / "state"
