@@ -1,0 +1,122 @@
+"""One claimed batch on its way: hands out bytes, takes each outcome, and knows what was never tried.
+
+Between a sender and the settler. Decides when a claim is tried again (by the destination's schedule) and when that has
+an end; what the sender could not read is settled or given back here, so a sender only ever meets a peer.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from relaypacs.errors import DigestMismatch, RelayPacsError, SegmentGone
+from relaypacs.forward.sender import Payload, Sender, Trouble, Unreadable
+from relaypacs.forward.settle import Settler
+from relaypacs.forward.source import ByteSource
+from relaypacs.model import Claim, Deferred, Failed, Outcome, Scope, Settlement
+from relaypacs.policy.outcome import CORRUPT, OUT_OF_RESOURCES_IN_A_ROW, out_of_resources
+from relaypacs.policy.retry import next_wait
+
+Schedule = tuple[tuple[int, int], ...]
+
+
+class Batch:
+    """A batch of one worker. `moved` outlives it: deliveries given back once because their bytes had just moved."""
+
+    def __init__(
+        self,
+        claims: Sequence[Claim],
+        *,
+        source: ByteSource,
+        settler: Settler,
+        schedule: Schedule,
+        moved: set[int],
+        probe: bool,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._claims = claims
+        self._left = {claim.delivery_id: claim for claim in claims}
+        self._opened: dict[int, Claim] = {}
+        self._source = source
+        self._settler = settler
+        self._schedule = schedule
+        self._moved = moved
+        self._patience = 1 if probe else OUT_OF_RESOURCES_IN_A_ROW
+        self._short_in_a_row = 0
+        self._stopping = stopping
+        self.answered = False
+        """Whether the destination decided on any instance."""
+
+    def run(self, sender: Sender) -> Trouble | None:
+        """Deliver it; whatever was not reported is given back. Returns the destination's trouble.
+
+        An exception of the sender is a bug in it: raised again, after what it had open was put off by one attempt, so
+        that an instance that triggers a bug can't do so for ever.
+        """
+        try:
+            trouble = sender.deliver(self._claims, self.read, self.report, self.proceed)
+        except Exception as bug:
+            now = time.time()
+            reason = Deferred(f"this node failed ({type(bug).__name__}): see its log", Scope.INSTANCE)
+            for claim in list(self._opened.values()) or self._claims[:1]:
+                if claim.delivery_id in self._left:
+                    self._settle(claim, reason, now, now)
+            raise
+        finally:
+            self._settler.give_back(list(self._left.values()))
+        if trouble is None and self._short_in_a_row >= self._patience:
+            trouble = Trouble("destination is out of resources for one instance after another: check its disk and log")
+        return trouble
+
+    def proceed(self) -> bool:
+        """Whether to go on to the next instance."""
+        return self._short_in_a_row < self._patience and not self._stopping()
+
+    def report(self, claim: Claim, outcome: Outcome, started_at: float, finished_at: float) -> None:
+        """A claim's outcome, once, with its times (seconds since the epoch)."""
+        self.answered |= not (isinstance(outcome, Deferred) and outcome.scope is Scope.SITE)
+        short = isinstance(outcome, Deferred) and out_of_resources(outcome.status)
+        self._short_in_a_row = self._short_in_a_row + 1 if short else 0
+        self._settle(claim, outcome, started_at, finished_at)
+
+    @contextmanager
+    def read(self, claim: Claim) -> Iterator[Payload]:
+        """The claim's bytes. Raises Unreadable when they can't be had, which is then settled or given back."""
+        with ExitStack() as stack:
+            try:
+                payload = stack.enter_context(self._source.read(claim))
+            except SegmentGone:
+                # It was staged since it was claimed: a new claim says where. Once; then it counts as an attempt.
+                if claim.delivery_id in self._moved:
+                    reason = "this node freed the instance's bytes twice before they were sent: see its log"
+                    self._unreadable(claim, Deferred(reason, Scope.INSTANCE))
+                self._moved.add(claim.delivery_id)
+                raise Unreadable from None
+            except DigestMismatch:
+                self._unreadable(claim, CORRUPT)
+                raise Unreadable from None
+            except RelayPacsError as problem:
+                reason = f"this node can't read the instance now ({type(problem).__name__}): check spool and staging"
+                self._unreadable(claim, Deferred(reason, Scope.INSTANCE))
+                raise Unreadable from None
+            self._opened[claim.delivery_id] = claim
+            yield payload
+        self._opened.pop(claim.delivery_id, None)
+
+    def _unreadable(self, claim: Claim, outcome: Outcome) -> None:
+        now = time.time()
+        self._settle(claim, outcome, now, now)
+
+    def _settle(self, claim: Claim, outcome: Outcome, started_at: float, finished_at: float) -> None:
+        self._left.pop(claim.delivery_id)
+        self._moved.discard(claim.delivery_id)
+        retry_at = None
+        if isinstance(outcome, Deferred):
+            wait = next_wait(self._schedule, claim.attempts + 1, random.random)
+            if wait is None:
+                outcome = Failed(f"given up after {claim.attempts + 1} attempts: {outcome.reason}", outcome.status)
+            else:
+                retry_at = finished_at + wait
+        self._settler.outcome(Settlement(claim, outcome, started_at, finished_at, retry_at))

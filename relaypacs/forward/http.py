@@ -1,0 +1,187 @@
+"""One HTTP/1.1 connection to a DICOMweb destination: streamed requests, bounded answers.
+
+Redirects are never followed, TLS is always verified, an answer is never read beyond its limit or its time. What fails
+is `ConnectFailed` (nothing was sent) or `ExchangeFailed`, each with a sentence; HTTP statuses are values.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.response import BaseHTTPResponse
+from urllib3.util import parse_url
+
+from relaypacs.errors import RelayPacsError
+from relaypacs.forward.sender import Credentials
+from relaypacs.policy.outcome import unreachable
+
+_READ_BYTES = 65536
+_LONGEST_RETRY_AFTER_SECONDS = 3600.0
+
+
+class ConnectFailed(RelayPacsError):
+    """No connection; nothing was sent."""
+
+
+class ExchangeFailed(RelayPacsError):
+    """The connection broke or was silent during a request: what the destination did with it can't be known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer. `body` is None where it was too long, compressed, or broke off."""
+
+    status: int
+    body: bytes | None
+    retry_after_seconds: float = 0.0
+
+
+class HttpPeer:
+    """The connection, kept open between requests. For one thread."""
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Callable[[], Credentials],
+        *,
+        connect_timeout_seconds: float,
+        response_timeout_seconds: float,
+    ) -> None:
+        where = parse_url(url)
+        self._https = where.scheme == "https"
+        self._host = (where.host or "").strip("[]")
+        self._port = where.port or (443 if self._https else 80)
+        self._path = (where.path or "").rstrip("/")
+        self._credentials = credentials
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._response_timeout_seconds = response_timeout_seconds
+        self._connection: HTTPConnection | None = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str],
+        body: Callable[[], Iterable[bytes | memoryview]] | None = None,
+        limit_bytes: int,
+    ) -> Answer:
+        """One request to the destination's URL + `path`. `headers` has the Content-Length of what `body()` yields.
+
+        A kept connection that turns out to be closed by the peer is replaced once (storing is idempotent).
+        Raises ConnectFailed and ExchangeFailed.
+        """
+        headers = {"Accept-Encoding": "identity", "User-Agent": "RelayPACS", **self._authorization(), **headers}
+        kept = self._connection is not None and self._connection.is_connected
+        try:
+            connection = self._connect()
+            try:
+                response = self._exchange(connection, method, path, headers, body)
+            except (ConnectionError, http.client.RemoteDisconnected):
+                if not kept:
+                    raise
+                self.close()
+                response = self._exchange(self._connect(), method, path, headers, body)
+            return self._read(response, limit_bytes)
+        except TimeoutError:
+            raise self._failed("was silent for too long during a request: check its load") from None
+        except (OSError, HTTPError, http.client.HTTPException, ValueError) as error:
+            raise self._failed(f"broke the exchange off ({type(error).__name__}): see its log") from None
+
+    def close(self) -> None:
+        """Close the connection; idempotent."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _failed(self, sentence: str) -> ExchangeFailed:
+        self.close()
+        return ExchangeFailed(f"destination {sentence}")
+
+    def _connect(self) -> HTTPConnection:
+        if self._connection is not None and self._connection.is_connected:
+            return self._connection
+        self.close()
+        if self._https:
+            connection: HTTPConnection = HTTPSConnection(
+                self._host, self._port, timeout=self._connect_timeout_seconds, ssl_context=ssl.create_default_context()
+            )
+        else:
+            connection = HTTPConnection(self._host, self._port, timeout=self._connect_timeout_seconds)
+        try:
+            connection.connect()
+        except (OSError, HTTPError) as error:
+            connection.close()
+            raise ConnectFailed(unreachable(_cause(error))) from None
+        if connection.sock is not None:
+            connection.sock.settimeout(self._response_timeout_seconds)
+        self._connection = connection
+        return connection
+
+    def _exchange(
+        self,
+        connection: HTTPConnection,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: Callable[[], Iterable[bytes | memoryview]] | None,
+    ) -> BaseHTTPResponse:
+        try:
+            # http.client sends any buffer; urllib3's annotation knows bytes and str only.
+            pieces = cast("Iterable[bytes] | None", body() if body else None)
+            connection.request(method, self._path + path, body=pieces, headers=headers, preload_content=False)
+        except ConnectionError:
+            # The peer may have answered (413, 401) and closed before it had read everything.
+            try:
+                return connection.getresponse()
+            except (OSError, HTTPError, http.client.HTTPException):
+                pass
+            raise
+        return connection.getresponse()
+
+    def _read(self, response: BaseHTTPResponse, limit_bytes: int) -> Answer:
+        deadline = time.monotonic() + self._response_timeout_seconds
+        body = bytearray()
+        whole = response.headers.get("Content-Encoding", "identity").lower() == "identity"
+        try:
+            while whole and (chunk := response.read1(_READ_BYTES, decode_content=False)):
+                body += chunk
+                whole = len(body) <= limit_bytes and time.monotonic() < deadline
+        except (OSError, HTTPError, http.client.HTTPException):
+            whole = False
+        if not whole or response.headers.get("Connection", "").lower() == "close":
+            self.close()
+        return Answer(
+            response.status, bytes(body) if whole else None, _retry_after(response.headers.get("Retry-After", ""))
+        )
+
+    def _authorization(self) -> dict[str, str]:
+        given = self._credentials()
+        if given.token:
+            return {"Authorization": f"Bearer {given.token}"}
+        if given.username:
+            pair = base64.b64encode(f"{given.username}:{given.password}".encode()).decode()
+            return {"Authorization": f"Basic {pair}"}
+        return {}
+
+
+def _cause(error: Exception) -> Exception:
+    """The operating system's error behind urllib3's."""
+    if isinstance(error, ConnectTimeoutError):
+        return TimeoutError()
+    if isinstance(error, NewConnectionError | NameResolutionError) and isinstance(error.__cause__, Exception):
+        return error.__cause__
+    return error
+
+
+def _retry_after(value: str) -> float:
+    """Retry-After in seconds (RFC 9110 10.2.3); a date or nonsense is 0, since the pause grows by itself."""
+    return min(float(value), _LONGEST_RETRY_AFTER_SECONDS) if value.isascii() and value.isdigit() else 0.0

@@ -1,0 +1,206 @@
+"""STOW-RS (PS3.18 10.5): many instances per request, streamed from mapped files, settled by what the answer names.
+
+The body decides, not the status: an instance is delivered only if the Referenced SOP Sequence names it. A request that
+is refused whole is split until the culprit stands alone, so a poison instance stops nobody. Two guards more: the same
+SOP Instance UID never twice in a request, and what was tried before travels in a request of its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+
+from relaypacs.config.model import Destination
+from relaypacs.errors import ConfigError
+from relaypacs.forward.checksum import intact
+from relaypacs.forward.http import Answer, ConnectFailed, ExchangeFailed, HttpPeer
+from relaypacs.forward.names import spoken
+from relaypacs.forward.sender import Credentials, Payload, Read, Report, Trouble, Unreadable
+from relaypacs.forward.stow_answer import Listing, clean_uid, limit_bytes, read_listing
+from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope
+from relaypacs.policy.outcome import CORRUPT, http_refusal, http_trouble, stow_outcome
+
+_PIECE_BYTES = 1 << 20
+_REFUSED_IN_A_ROW = 3
+"""So many requests of one instance refused without a listing: it is the destination, not the instances."""
+
+
+class StowSender:
+    """A `forward.sender.Sender` over STOW-RS."""
+
+    def __init__(self, destination: Destination, credentials: Callable[[], Credentials]) -> None:
+        self._peer = HttpPeer(
+            destination.url,
+            credentials,
+            connect_timeout_seconds=destination.connect_timeout_seconds,
+            response_timeout_seconds=destination.response_timeout_seconds,
+        )
+        self._credentials = credentials
+        self._max_request_bytes = destination.max_request_bytes
+        self._listed_before = False
+        self._refused_in_a_row = 0
+
+    def deliver(
+        self, batch: Sequence[Claim], read: Read, report: Report, proceed: Callable[[], bool]
+    ) -> Trouble | None:
+        """See `Sender`. A request is one step: all of its instances are tried together."""
+        requests = deque(group_requests(batch, self._max_request_bytes))
+        while requests and proceed():
+            with ExitStack() as stack:
+                group = _open(requests.popleft(), read, report, stack)
+                if not group:
+                    continue
+                started = time.time()
+                try:
+                    answer = self._post(group)
+                except (ConnectFailed, ConfigError) as problem:
+                    report(group[0][0], Deferred(str(problem), Scope.SITE), started, time.time())
+                    return Trouble(str(problem))
+                except ExchangeFailed as problem:
+                    for claim, _ in group:
+                        report(claim, Deferred(str(problem), Scope.SITE), started, time.time())
+                    return Trouble(str(problem))
+
+            def told(claim: Claim, outcome: Outcome, started: float = started) -> None:
+                report(claim, outcome, started, time.time())
+
+            trouble, again = self._settle([claim for claim, _ in group], answer, told)
+            if trouble is not None:
+                return trouble
+            requests.extendleft(reversed(again))
+        return None
+
+    def rest(self) -> None:
+        """Close the connection."""
+        self._peer.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._peer.close()
+
+    def _post(self, group: Sequence[tuple[Claim, Payload]]) -> Answer:
+        boundary = secrets.token_hex(16)
+        head = f"\r\n--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        length = sum(len(head) + len(payload.file) for _, payload in group) + len(tail)
+
+        def body() -> Iterator[bytes | memoryview]:
+            for _, payload in group:
+                yield head
+                for start in range(0, len(payload.file), _PIECE_BYTES):
+                    yield payload.file[start : start + _PIECE_BYTES]
+            yield tail
+
+        return self._peer.request(
+            "POST",
+            "/studies",
+            headers={
+                "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+                "Content-Length": str(length),
+                "Accept": "application/dicom+json",
+            },
+            body=body,
+            limit_bytes=limit_bytes(len(group)),
+        )
+
+    def _settle(
+        self, group: Sequence[Claim], answer: Answer, report: Callable[[Claim, Outcome], None]
+    ) -> tuple[Trouble | None, list[list[Claim]]]:
+        """Report what the answer decides; returns the destination's trouble, or the requests to make instead."""
+        listing = (read_listing(answer.body) if answer.body else None) or Listing()
+        if not listing.empty:
+            self._listed_before, self._refused_in_a_row = True, 0
+        unlisted = []
+        for claim in group:
+            outcome = listed_outcome(clean_uid(claim.sop_instance_uid), listing)
+            if outcome is None:
+                unlisted.append(claim)
+            else:
+                report(claim, outcome)
+        if not unlisted:
+            return None, []
+        trouble = http_trouble(answer.status, credentials=self._credentials().name)
+        known = {clean_uid(claim.sop_instance_uid) for claim in group}
+        if trouble is not None and 200 <= answer.status < 300 and _blames_content(listing, known):
+            trouble = None
+        if trouble is not None:
+            for claim in unlisted:
+                report(claim, trouble)
+            return Trouble(trouble.reason, answer.retry_after_seconds), []
+        if answer.status == 413:
+            self._max_request_bytes = max(sum(one.location.file_length for one in group) // 2, 1)
+        if len(unlisted) > 1:
+            middle = len(unlisted) // 2
+            return None, [unlisted[:middle], unlisted[middle:]]
+        return self._refused(unlisted[0], answer, report), []
+
+    def _refused(self, claim: Claim, answer: Answer, report: Callable[[Claim, Outcome], None]) -> Trouble | None:
+        """The one instance that a request held, or that its answer left out, is the culprit."""
+        self._refused_in_a_row += 1
+        if 200 <= answer.status < 300:
+            reason = "destination lists a failure but not of which instance: see its log"
+            report(claim, Deferred(reason, Scope.INSTANCE, answer.status))
+            return None
+        refusal = http_refusal(answer.status, spoken(claim.transfer_syntax_uid))
+        if self._refused_in_a_row >= _REFUSED_IN_A_ROW:
+            reason = f"destination refuses every request (HTTP {answer.status}) and names no instance: check `url`"
+            report(claim, Deferred(reason, Scope.SITE, answer.status))
+            return Trouble(reason)
+        # Until it has once named an instance, it may be no DICOMweb service at all: nothing is given up for that.
+        report(claim, refusal if self._listed_before else Deferred(refusal.reason, Scope.INSTANCE, answer.status))
+        return None
+
+
+def group_requests(batch: Sequence[Claim], max_request_bytes: int) -> list[list[Claim]]:
+    """Share a batch out to requests, in order: each at most `max_request_bytes` of files (one instance always fits),
+    no SOP Instance UID twice, and an instance that was tried before alone."""
+    requests: list[list[Claim]] = []
+    current: list[Claim] = []
+    uids: set[str] = set()
+    size = 0
+    for claim in batch:
+        uid, length = clean_uid(claim.sop_instance_uid), claim.location.file_length
+        if claim.attempts:
+            requests.append([claim])
+            continue
+        if current and (size + length > max_request_bytes or uid in uids):
+            requests.append(current)
+            current, uids, size = [], set(), 0
+        current.append(claim)
+        uids.add(uid)
+        size += length
+    return [*requests, current] if current else requests
+
+
+def listed_outcome(uid: str, listing: Listing) -> Outcome | None:
+    """What a listing says of a UID (PS3.18 10.5.3), or None if it doesn't name it."""
+    if uid in listing.stored:
+        return Delivered(listing.stored[uid], warning=listing.stored[uid] != 0)
+    if uid in listing.failed:
+        return stow_outcome(listing.failed[uid])
+    return None
+
+
+def _blames_content(listing: Listing, known: set[str]) -> bool:
+    """Whether a 2xx answer that leaves instances out says that something in the request was wrong: it counts
+    failures it can't name, or names a UID nobody sent (a dataset whose UID is not the announced one)."""
+    return bool(listing.other_failures or (listing.stored.keys() | listing.failed.keys()) - known)
+
+
+def _open(claims: Sequence[Claim], read: Read, report: Report, stack: ExitStack) -> list[tuple[Claim, Payload]]:
+    """Open the payloads of a request, leaving out what can't be read or is not what was received."""
+    group = []
+    for claim in claims:
+        try:
+            payload = stack.enter_context(read(claim))
+        except Unreadable:
+            continue
+        if intact(payload.dataset, payload.crc32c):
+            group.append((claim, payload))
+        else:
+            now = time.time()
+            report(claim, CORRUPT, now, now)
+    return group

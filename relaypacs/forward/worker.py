@@ -1,0 +1,150 @@
+"""A forward worker: one thread of one destination that claims a batch, has it delivered, and sleeps when idle.
+
+Started by `dispatch`. Sleeps until its destination is woken or something is due; waits for a job table that is down;
+puts an exception in a sender (a bug) down to one attempt and goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from relaypacs import log
+from relaypacs.config.model import Destination
+from relaypacs.errors import JobsError
+from relaypacs.forward.batch import Batch
+from relaypacs.forward.sender import Sender, Trouble
+from relaypacs.forward.settle import Leases, Settler
+from relaypacs.forward.site import Site
+from relaypacs.forward.source import ByteSource
+from relaypacs.model import Claim
+from relaypacs.policy.retry import parse_schedule
+from relaypacs.wake.local import LocalWake
+
+_LOOK_ANYWAY_SECONDS = 60.0
+_LEAST_WAIT_SECONDS = 1.0
+"""For work that is due and yet was not given out: another worker is at it, or it lies on another node."""
+_JOBS_PAUSE_SECONDS = 1.0
+
+
+class Jobs(Leases, Protocol):
+    """What forwarding needs of the job table (`jobs.store.JobStore`)."""
+
+    def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
+        """Lease up to `limit` deliveries that are due."""
+
+    def next_due(self, destination: str, now: float) -> float | None:
+        """When the next delivery is due (seconds since the epoch), or None."""
+
+
+class Worker:
+    """`run` is the thread. Everything but the sender is shared with other workers."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        *,
+        sender: Sender,
+        site: Site,
+        settler: Settler,
+        jobs: Jobs,
+        source: ByteSource,
+        wake: LocalWake,
+        node: str,
+        lease_seconds: float,
+        stopping: threading.Event,
+    ) -> None:
+        self.name = destination.name
+        self._limit = destination.batch_instances
+        self._idle_seconds = destination.idle_seconds
+        self._schedule = parse_schedule(destination.retry)
+        self._sender = sender
+        self._site = site
+        self._settler = settler
+        self._jobs = jobs
+        self._source = source
+        self._wake = wake
+        self._node = node
+        self._lease_seconds = lease_seconds
+        self._stopping = stopping
+        self._moved: set[int] = set()
+        self._resting = True
+
+    def run(self) -> None:
+        """Work until the site is stopped; then release what is held at the destination."""
+        while (probe := self._site.take_turn()) is not None:
+            claims = self._claim(1 if probe else self._limit)
+            trouble, answered = self._deliver(claims, probe=probe) if claims else (None, False)
+            self._site.end_turn(probe=probe, trouble=trouble, answered=answered)
+            if not claims and not self._stopping.is_set():
+                self._idle()
+        self._sender.close()
+
+    def _claim(self, limit: int) -> list[Claim]:
+        told = False
+        while not self._stopping.is_set():
+            if not self._settler.wait_up(_JOBS_PAUSE_SECONDS):
+                continue
+            try:
+                claims = self._jobs.claim(
+                    self.name, node=self._node, limit=limit, lease_seconds=self._lease_seconds, now=time.time()
+                )
+            except JobsError as problem:
+                if not told:
+                    log.event(log.ERROR, "claim-waits", f"Forwarding waits: {problem}", destination=self.name)
+                told = True
+                self._stopping.wait(_JOBS_PAUSE_SECONDS)
+            else:
+                self._settler.hold(claims)
+                return claims
+        return []
+
+    def _deliver(self, claims: list[Claim], *, probe: bool) -> tuple[Trouble | None, bool]:
+        self._resting = False
+        batch = Batch(
+            claims,
+            source=self._source,
+            settler=self._settler,
+            schedule=self._schedule,
+            moved=self._moved,
+            probe=probe,
+            stopping=self._stopping.is_set,
+        )
+        try:
+            return batch.run(self._sender), batch.answered
+        except Exception as bug:
+            log.event(
+                log.CRITICAL,
+                "forward-bug",
+                f"A forward worker failed ({type(bug).__name__}) and goes on: report this.",
+                destination=self.name,
+                place=_place(bug),
+            )
+            self._sender.close()
+            return Trouble(f"this node failed while delivering ({type(bug).__name__}): see its log"), False
+
+    def _idle(self) -> None:
+        """Sleep until there may be work; an association that stays unused for `idle_seconds` is released."""
+        try:
+            now = time.time()
+            due = self._jobs.next_due(self.name, now)
+        except JobsError:
+            due, now = 0.0, 0.0
+        if due is None:
+            wait = _LOOK_ANYWAY_SECONDS
+        else:
+            wait = min(due - now, _LOOK_ANYWAY_SECONDS) if due > now else _LEAST_WAIT_SECONDS
+        if self._resting or wait <= self._idle_seconds:
+            self._wake.wait(self.name, wait)
+        elif not self._wake.wait(self.name, self._idle_seconds):
+            self._sender.rest()
+            self._resting = True
+
+
+def _place(bug: BaseException) -> str:
+    """File and line where an exception was raised: no values, so nothing of a patient."""
+    frame = bug.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{frame.tb_frame.f_code.co_filename.rpartition('/')[2]}:{frame.tb_lineno}" if frame else ""

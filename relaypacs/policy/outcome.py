@@ -1,0 +1,177 @@
+"""What a destination's answer means for one delivery: Delivered, Deferred (SITE or INSTANCE) or Failed.
+
+`forward/` asks here and nowhere else. Tables follow PS3.4 B.2.3 and PS3.7 C (C-STORE statuses), PS3.18 10.5.3 and I.2.2
+(STOW-RS) and what peers really answer. Every reason is one sentence that says where the mend is, built from codes,
+dictionary names and our own configuration only: nothing that a peer or a patient wrote.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+
+from relaypacs.model import Deferred, Delivered, Failed, Outcome, Scope
+
+CORRUPT = Failed(
+    "the bytes on this node's disk are not those that were received, so they are not sent: check the disk, send again"
+)
+DUPLICATE = 0x0111
+_SAME_IDENTIFIERS_STORED = 0xB00E
+"""45070: Azure's failure reason for an instance it already has."""
+
+_REFUSED = {
+    0x0117: "the destination says the SOP Instance UID is invalid (0117): correct it at the source and send again",
+    0x0118: "the destination does not know the SOP class (0118): enable the class there or route it elsewhere",
+    0x0122: "the destination does not support the SOP class (0122): enable the class there or route it elsewhere",
+    0x0124: "the destination does not allow this node to store (0124): permit our calling AE title there",
+}
+_LATER = {
+    0x0110: "the destination could not process the instance (0110): its own log says why",
+    0x0210: "the destination calls our message id a duplicate (0210): its own log says why",
+    0x0213: "the destination is short of resources (0213): check its load and disk",
+}
+OUT_OF_RESOURCES_IN_A_ROW = 3
+"""So many A7xx one after another are the destination's trouble; a single one may be the instance's (Orthanc answers
+A700 for a missing Study Instance UID, dcm4chee A777 for a missing Patient ID)."""
+
+
+def out_of_resources(status: int | None) -> bool:
+    """Whether a status is A7xx, Refused: Out of Resources (PS3.4 B.2.3), or 0213, Resource limitation (PS3.7 C.5)."""
+    return status is not None and (status & 0xFF00 == 0xA700 or status == 0x0213)
+
+
+def store_outcome(status: int) -> Outcome:
+    """The outcome of a C-STORE-RSP `status` (0..0xFFFF), PS3.4 Table B.2-1 and PS3.7 C.
+
+    Out of resources and whatever is unknown is tried again until the retry schedule ends in the dead letter; 0111
+    (duplicate) is delivered, since deliveries are at least once.
+    """
+    if status in (0x0000, DUPLICATE):
+        return Delivered(status)
+    if status >> 12 == 0xB or status in (0x0001, 0x0107, 0x0116):
+        return Delivered(status, warning=True)
+    return _refusal(status)
+
+
+def stow_outcome(failure_reason: int | None) -> Outcome:
+    """The outcome of an instance listed in the Failed SOP Sequence with Failure Reason (0008,1197), PS3.18 I.2.2.
+
+    Listed as failed is never delivered, except where the reason is that the destination already has the instance.
+    """
+    if failure_reason is None:
+        return Deferred("the destination lists the instance as failed and gives no reason: see its log", Scope.INSTANCE)
+    if failure_reason in (DUPLICATE, _SAME_IDENTIFIERS_STORED):
+        return Delivered(failure_reason)
+    return _refusal(failure_reason)
+
+
+def _refusal(status: int) -> Outcome:
+    code = f"{status:04X}"
+    if status in _REFUSED:
+        return Failed(_REFUSED[status], status)
+    if status >> 8 == 0xA9:
+        return Failed(
+            f"the destination says the dataset does not match its SOP class ({code}): correct it at the source", status
+        )
+    if status in (0xC122, 0xC123):
+        return Failed(
+            f"the destination can't store this transfer syntax ({code}): enable it there or route elsewhere", status
+        )
+    if status >> 12 == 0xC:
+        return Failed(
+            f"the destination cannot understand the dataset ({code}): its log says what is wrong; mend, then resend",
+            status,
+        )
+    if status >> 8 == 0xA7:
+        return Deferred(f"the destination is out of resources ({code}): check its disk and log", Scope.INSTANCE, status)
+    sentence = _LATER.get(status, f"the destination answered a status no standard defines here ({code}): see its log")
+    return Deferred(sentence, Scope.INSTANCE, status)
+
+
+def no_context(sop_class: str, transfer_syntax: str) -> Failed:
+    """The destination accepted no presentation context for the instance (PS3.8 9.3.3.2); arguments are names."""
+    return Failed(
+        f"destination accepts no presentation context for {sop_class} in {transfer_syntax}: "
+        "enable it there or route this elsewhere"
+    )
+
+
+_REJECTIONS = {
+    (1, 1): "does not say why: see its log",
+    (1, 2): "does not support the DICOM application context: is this a DICOM port?",
+    (1, 3): "does not know our calling AE title: register it there or set `calling_ae`",
+    (1, 7): "does not answer to that called AE title: correct `called_ae`",
+    (2, 2): "does not support DICOM protocol version 1: is this a DICOM port?",
+    (3, 1): "is congested: it asks to be tried again later",
+    (3, 2): "is at its limit of associations: allow more there or lower `associations` here",
+}
+
+
+def rejected(result: int, source: int, reason: int) -> str:
+    """A sentence for an A-ASSOCIATE-RJ (PS3.8 9.3.4). Permanent or transient, it says nothing of any instance."""
+    how = "for good" if result == 1 else "for now"
+    why = _REJECTIONS.get((source, reason), "gives no known reason: see its log")
+    return f"destination rejected the association {how} ({result}/{source}/{reason}): it {why}"
+
+
+def unreachable(error: Exception) -> str:
+    """A sentence for a connection that could not be made, from the operating system's or TLS's error."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = "its TLS certificate can't be verified: trust its issuer (SSL_CERT_FILE) or correct the host name"
+    elif isinstance(error, ssl.SSLError):
+        why = "the TLS handshake failed: is this a TLS port, with a version and cipher both sides have?"
+    elif isinstance(error, TimeoutError):
+        why = "no answer in time: check address, port and firewall"
+    elif isinstance(error, socket.gaierror):
+        why = "its host name is unknown: correct it or the name service"
+    elif isinstance(error, ConnectionRefusedError):
+        why = "nothing listens there: check address and port, and that it runs"
+    else:
+        why = f"the network says {_errno_name(error)}: check address, route and firewall"
+    return f"destination can't be reached, {why}"
+
+
+def _errno_name(error: Exception) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    return errno.errorcode.get(number or 0, type(error).__name__)
+
+
+def http_trouble(status: int, *, credentials: str) -> Deferred | None:
+    """The destination's own trouble behind an HTTP `status` that lists no instance, or None when the status can be
+    about what was in the request (then the culprit is looked for).
+
+    `credentials` names the configured credentials for the sentence: "`credentials_env` = ORTHANC", or "none are set".
+    """
+    if 200 <= status < 300:
+        sentence = f"answered {status} without naming what it stored, so nothing counts as delivered: check its disk"
+    elif 300 <= status < 400:
+        sentence = f"redirects ({status}), which is never followed: set `url` to where it really is"
+    elif status in (401, 407):
+        sentence = f"does not accept our credentials ({status}; {credentials}): correct them"
+    elif status == 403:
+        sentence = f"does not allow these credentials to store (403; {credentials}): permit them there"
+    elif status in (404, 405, 410):
+        sentence = f"has no STOW-RS service there ({status}): correct `url`"
+    elif status == 406:
+        sentence = "can't answer in application/dicom+json (406): enable it there"
+    elif status in (408, 425, 429):
+        sentence = f"asks to be tried again later ({status})"
+    elif status == 507:
+        sentence = "has no space left (507): make room there"
+    elif status >= 500 or status < 200:
+        sentence = f"is in trouble of its own (HTTP {status}): see its log"
+    else:
+        return None
+    return Deferred(f"destination {sentence}", Scope.SITE, status)
+
+
+def http_refusal(status: int, transfer_syntax: str) -> Failed:
+    """A request that held this instance alone was refused with a 4xx `status`: the instance is the culprit."""
+    if status == 413:
+        sentence = "refused the instance as too large (413): raise the request size limit there"
+    elif status == 415:
+        sentence = f"does not take {transfer_syntax} over STOW-RS (415): enable it there or route this elsewhere"
+    else:
+        sentence = f"refused the instance (HTTP {status}) and gives no reason: see its log"
+    return Failed(f"destination {sentence}", status)
