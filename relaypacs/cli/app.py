@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -56,9 +57,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one 
 def run() -> None:
     """Mount what is installed, run the command, and turn every expected error into a sentence and an exit code."""
     if find_spec("relaypacs.cli.spool") is not None:
-        from relaypacs.cli import spool
-
-        app.add_typer(spool.app, name="spool")
+        app.add_typer(import_module("relaypacs.cli.spool").app, name="spool")
     try:
         app()
     except ConfigError as wrong:

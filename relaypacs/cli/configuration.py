@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, SecretStr
 
 from relaypacs.cli import say, settings
+from relaypacs.config import warnings
 
 MASK = "**********"
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -20,6 +22,8 @@ def check(given: Path | None) -> int:
     """Load the configuration; its problems are the ConfigError that leaves here, its warnings are told."""
     place = settings.find(given)
     config = settings.load(given)
+    for warning in warnings(config, os.environ):
+        say.tell(f"relaypacs: warning: {warning}")
     counts = (
         say.counted(len(config.caller), "caller"),
         say.counted(len(config.destination), "destination"),
@@ -72,11 +76,10 @@ def toml_lines(document: Mapping[str, object]) -> list[str]:
     """A configuration of plain values as TOML, as a file of ours is written; what is None is left out."""
     lines: list[str] = []
     for name, value in document.items():
-        tables = value if isinstance(value, list) else [value]
-        head = f"[[{name}]]" if isinstance(value, list) else f"[{name}]"
-        for table in tables:
-            lines += [*([""] if lines else []), head]
-            lines += [f"{key} = {_toml(one)}" for key, one in table.items() if one is not None]
+        for table in value if isinstance(value, list) else [value]:
+            lines += [*([""] if lines else []), f"[[{name}]]" if isinstance(value, list) else f"[{name}]"]
+            options = table.items() if isinstance(table, dict) else ()
+            lines += [f"{key} = {_toml(one)}" for key, one in options if one is not None]
     return lines
 
 

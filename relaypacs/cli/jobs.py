@@ -13,6 +13,8 @@ from relaypacs.model import State
 
 _COLUMNS = (State.QUEUED, State.ACTIVE, State.DEFERRED, State.HELD, State.FAILED)
 
+_MOST_TRACED = 10_000
+
 
 def queue(store: JobStore, configured: list[str], *, as_json: bool) -> int:
     """What each destination is owed; those of the configuration that are owed nothing are listed too."""
@@ -45,12 +47,14 @@ def queue(store: JobStore, configured: list[str], *, as_json: bool) -> int:
 
 def trace(store: JobStore, term: str, *, as_json: bool) -> int:
     """Where the instances that `term` names are; 1 if it names none."""
-    rows = store.trace(term)
+    rows = store.trace(term, limit=_MOST_TRACED)
     if as_json:
         say.out_json({"term": term, "instances": [_as_json(row) for row in rows]})
     elif rows:
         for line in trace_lines(rows, time.time()):
             say.out(line)
+    if len(rows) == _MOST_TRACED:
+        say.tell(f"Only the first {_MOST_TRACED} instances are shown; ask by study or series for the others.")
     if not rows:
         say.tell(
             f"Nothing was received under {say.printable(term)!r}; give a study, series or SOP instance UID, "

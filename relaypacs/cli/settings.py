@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relaypacs.errors import ConfigError
+from relaypacs.errors import ConfigError, JobsError
 
 if TYPE_CHECKING:
     from relaypacs.config import Config, Destination
@@ -58,6 +58,12 @@ def jobs_of(config: Config) -> Iterator[JobStore]:
     """The job table, open and of this version's schema. JobsError with a sentence if it is not to be had."""
     from relaypacs.jobs.store import JobStore
 
+    file = config.jobs_file
+    if file is not None and not file.exists():
+        raise JobsError(
+            f"there is no job table at {file}; look at [node] state_dir and [jobs] url, "
+            "or make one with `relaypacs db migrate`"
+        )
     store = JobStore.open(config.jobs_url, identifiers=config.node.identifiers)
     try:
         store.check_schema()

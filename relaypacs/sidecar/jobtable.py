@@ -67,6 +67,9 @@ class JobTable:
     def _open(self) -> JobStore:
         with self._lock:
             if self._store is None:
+                file = self._config.jobs_file
+                if file is not None and not file.exists():
+                    raise JobsError("there is no job table yet; the relay process makes it")
                 store = JobStore.open(self._config.jobs_url, identifiers=self._config.node.identifiers)
                 try:
                     store.check_schema()
