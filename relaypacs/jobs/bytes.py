@@ -1,0 +1,129 @@
+"""Where instances' bytes are, and which may go: the job table's side of staging, freeing and purging.
+
+Called by `JobStore` for the sweep. Bytes may go when nothing is owed of them. Saying so and ceasing to count on them
+is one transaction (`detach`, `mark_purgeable`): an identical object received a moment later then brings its own bytes
+instead of pointing at bytes about to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, select, tuple_, update
+
+from relaypacs.jobs.chunks import chunks
+from relaypacs.jobs.schema import HOT, OWED, PURGING, STAGED, UNROUTED, UNSTAGED, checkpoint, delivery, instance
+from relaypacs.jobs.values import Unstaged
+from relaypacs.model import Routed
+
+PURGE_LOOKS_AT = 5000
+"""Staged instances one `purgeable` looks at; the next call goes on behind them."""
+
+
+def _owed() -> ColumnElement[bool]:
+    """Somebody is still to get the instance, or a person has to decide about it."""
+    return UNROUTED | exists().where(delivery.c.instance_id == instance.c.id, OWED)
+
+
+def _wanted(keep: bool) -> ColumnElement[bool]:
+    """Owed, or to be kept for its own sake; what a rule drops is never kept."""
+    return _owed() | (instance.c.verdict != Routed.DROPPED) if keep else _owed()
+
+
+def to_stage(connection: Connection, node: str, *, received_before: float, keep: bool, limit: int) -> list[Unstaged]:
+    """Instances whose only bytes are in the spool and still wanted, oldest first."""
+    rows = connection.execute(
+        select(
+            instance.c.id,
+            instance.c.generation,
+            instance.c.file_offset,
+            instance.c.file_length,
+            instance.c.study_instance_uid,
+            instance.c.sop_instance_uid,
+            instance.c.digest,
+            instance.c.study_date,
+            instance.c.received_at,
+        )
+        # While a file is being deleted no other is put under its key.
+        .where(instance.c.node == node, UNSTAGED, instance.c.purging_key.is_(None))
+        .where(instance.c.received_at < received_before, _wanted(keep))
+        .order_by(instance.c.received_at)
+        .limit(limit)
+    )
+    return [Unstaged(*row) for row in rows]
+
+
+def staged(connection: Connection, keys: Sequence[tuple[int, str]], now: float) -> None:
+    """The instances' bytes are durable in staging under these keys."""
+    connection.execute(
+        update(instance).where(instance.c.id == bindparam("key")),
+        [{"key": instance_id, "staged_key": staged_key, "staged_at": now} for instance_id, staged_key in keys],
+    )
+
+
+def segment_needed(connection: Connection, node: str, generation: str, keep: bool) -> bool:
+    """Whether some instance's only bytes are in the segment, and wanted."""
+    here = (instance.c.node == node, instance.c.generation == generation)
+    return connection.scalar(select(instance.c.id).where(*here, UNSTAGED, _wanted(keep)).limit(1)) is not None
+
+
+def detach(connection: Connection, node: str, generation: str) -> None:
+    """No instance counts on its bytes in the segment any more."""
+    connection.execute(
+        update(instance)
+        .where(instance.c.node == node, instance.c.generation == generation, HOT)
+        .values(generation=None)
+    )
+
+
+def forget_segment(connection: Connection, node: str, generation: str) -> None:
+    """The segment's file is gone: so are its checkpoint and whatever still points at it."""
+    detach(connection, node, generation)
+    connection.execute(delete(checkpoint).where(checkpoint.c.node == node, checkpoint.c.generation == generation))
+
+
+def purging(connection: Connection, node: str, limit: int) -> list[tuple[int, str]]:
+    """Instances whose staged file was to be deleted, by this or an earlier life."""
+    rows = connection.execute(
+        select(instance.c.id, instance.c.purging_key).where(instance.c.node == node, PURGING).limit(limit)
+    )
+    return [(row.id, row.purging_key) for row in rows]
+
+
+def staged_and_settled(
+    connection: Connection, node: str, *, settled_before: float, after: tuple[float, int]
+) -> tuple[list[int], tuple[float, int] | None]:
+    """Instances that have been staged and settled long enough, of the `PURGE_LOOKS_AT` behind `after`.
+
+    Also where to go on: the last one's (staged_at, id), or None at the end.
+    """
+    recent = exists().where(delivery.c.instance_id == instance.c.id, delivery.c.settled_at >= settled_before)
+    rows = connection.execute(
+        select(instance.c.id, instance.c.staged_at, (~_owed() & ~recent).label("over"))
+        .where(instance.c.node == node, STAGED, instance.c.staged_at < settled_before)
+        .where(tuple_(instance.c.staged_at, instance.c.id) > after)
+        .order_by(instance.c.staged_at, instance.c.id)
+        .limit(PURGE_LOOKS_AT)
+    ).all()
+    end = (rows[-1].staged_at, rows[-1].id) if len(rows) == PURGE_LOOKS_AT else None
+    return [row.id for row in rows if row.over], end
+
+
+def mark_purgeable(connection: Connection, instance_ids: Sequence[int]) -> list[tuple[int, str]]:
+    """Give up the staged bytes of those that are still not owed; returns them with the keys to delete."""
+    marked: list[tuple[int, str]] = []
+    for ids in chunks(instance_ids):
+        rows = connection.execute(
+            update(instance)
+            .where(instance.c.id.in_(ids), STAGED, ~_owed())
+            .values(purging_key=instance.c.staged_key, staged_key=None, staged_at=None)
+            .returning(instance.c.id, instance.c.purging_key)
+        )
+        marked += [(row.id, row.purging_key) for row in rows]
+    return marked
+
+
+def purged(connection: Connection, instance_ids: Sequence[int]) -> None:
+    """The staged files are deleted."""
+    for ids in chunks(instance_ids):
+        connection.execute(update(instance).where(instance.c.id.in_(ids)).values(purging_key=None))

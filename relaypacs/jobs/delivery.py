@@ -1,0 +1,215 @@
+"""Deliveries on their way: claimed under a lease, settled or given back under its token.
+
+Called by `JobStore` for the forward workers, inside its transactions. Every change of state is `move`, which takes the
+states it may start from out of `states.TRANSITIONS`. A settlement whose token is not the delivery's own any more (the
+lease ended and another worker has it) changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, Update, and_, bindparam, insert, select, update
+
+from relaypacs.jobs.chunks import chunks
+from relaypacs.jobs.schema import READY, TIMED, attempt, delivery, instance, state_in
+from relaypacs.jobs.states import TRANSITIONS, Change
+from relaypacs.model import Claim, Deferred, Delivered, Location, Settlement
+
+WAKE_AT_ONCE = 1000
+"""Deliveries whose time has come that one claim makes ready, so that it stays short after a long outage."""
+_LEASED = and_(delivery.c.id == bindparam("key"), delivery.c.token == bindparam("fence"), delivery.c.state == "active")
+
+
+def move(change: Change, **values: object) -> Update:
+    """An UPDATE of every delivery (restrict it) that `change` may happen to, with `values` set besides the state."""
+    sources, target = TRANSITIONS[change]
+    return update(delivery).where(state_in(sources)).values(state=target, **values)
+
+
+def claim(
+    connection: Connection, destination: str, *, node: str, limit: int, lease_seconds: float, now: float
+) -> list[Claim]:
+    """Lease up to `limit` deliveries: by priority, a study at a time, the study that waits longest first."""
+    _wake(connection, destination, now)
+    location = (instance.c[name] for name in _LOCATION)
+    rows = connection.execute(
+        select(
+            delivery.c.id,
+            delivery.c.instance_id,
+            delivery.c.token,
+            delivery.c.attempts,
+            delivery.c.queued_at,
+            delivery.c.priority,
+            delivery.c.study_instance_uid,
+            delivery.c.association_id,
+            instance.c.sop_class_uid,
+            instance.c.sop_instance_uid,
+            instance.c.transfer_syntax_uid,
+            *location,
+        )
+        .join_from(delivery, instance)
+        .where(delivery.c.destination == destination, delivery.c.home == node, READY)
+        .order_by(delivery.c.priority.desc(), delivery.c.study_at, delivery.c.study_instance_uid, delivery.c.id)
+        .limit(limit)
+        .with_for_update(of=delivery, skip_locked=True)
+    ).all()
+    for ids in chunks(row.id for row in rows):
+        connection.execute(
+            move(Change.CLAIM, token=delivery.c.token + 1, ready=False, due_at=now + lease_seconds).where(
+                delivery.c.id.in_(ids)
+            )
+        )
+    return [
+        Claim(
+            delivery_id=row.id,
+            instance_id=row.instance_id,
+            token=row.token + 1,
+            destination=destination,
+            attempts=row.attempts,
+            first_queued_at=row.queued_at,
+            priority=row.priority,
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            study_instance_uid=row.study_instance_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            association_id=row.association_id,
+            location=Location(*row[-len(_LOCATION) :]),
+        )
+        for row in rows
+    ]
+
+
+_LOCATION = (
+    "node",
+    "generation",
+    "file_offset",
+    "file_length",
+    "dataset_offset",
+    "dataset_length",
+    "dataset_crc32c",
+    "staged_key",
+)
+"""The columns of `model.Location`, in its order."""
+
+
+def _wake(connection: Connection, destination: str, now: float) -> None:
+    """Make ready what has waited long enough: deferrals whose time has come, leases that have ended."""
+    ids = connection.scalars(
+        select(delivery.c.id)
+        .where(delivery.c.destination == destination, TIMED, delivery.c.due_at <= now)
+        .order_by(delivery.c.due_at)
+        .limit(WAKE_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if ids:
+        connection.execute(update(delivery).where(delivery.c.id.in_(ids)).values(ready=True, due_at=None))
+
+
+def next_due(connection: Connection, destination: str, *, node: str | None, now: float) -> float | None:
+    """When something can next be claimed: `now` if it can already, else a time in seconds; None if nothing waits."""
+    here = (delivery.c.destination == destination,) + ((delivery.c.home == node,) if node is not None else ())
+    if connection.scalar(select(delivery.c.id).where(*here, READY).limit(1)) is not None:
+        return now
+    due: float | None = connection.scalar(
+        select(delivery.c.due_at).where(*here, TIMED).order_by(delivery.c.due_at).limit(1)
+    )
+    return due
+
+
+def renew(connection: Connection, claims: Sequence[Claim], *, lease_seconds: float, now: float) -> None:
+    """Lengthen the leases that are still the claims' own."""
+    connection.execute(update(delivery).where(_LEASED).values(ready=False, due_at=now + lease_seconds), _keys(claims))
+
+
+def give_back(connection: Connection, claims: Sequence[Claim]) -> None:
+    """Return claims to the state they were claimed from, ready at once, with no attempt counted."""
+    untried = [claim for claim in claims if claim.attempts == 0]
+    tried = [claim for claim in claims if claim.attempts > 0]
+    for change, some in ((Change.RETURN_UNTRIED, untried), (Change.RETURN, tried)):
+        if some:
+            connection.execute(move(change, ready=True, due_at=None).where(_LEASED), _keys(some))
+
+
+def settle(connection: Connection, settlements: Sequence[Settlement], now: float) -> int:
+    """Write how claims ended, and an attempt of each; returns how many took effect.
+
+    A deferral without a next time is a dead letter.
+    """
+    tokens: dict[int, int] = {}
+    for ids in chunks(one.claim.delivery_id for one in settlements):
+        found = connection.execute(
+            select(delivery.c.id, delivery.c.token)
+            .where(delivery.c.id.in_(ids), delivery.c.state == "active")
+            .with_for_update()
+        )
+        tokens.update((row.id, row.token) for row in found)
+    changes: dict[Change, list[dict[str, object]]] = {}
+    attempts: list[dict[str, object]] = []
+    for one in settlements:
+        # Taken out, so that the same claim settled twice counts once.
+        if tokens.get(one.claim.delivery_id) != one.claim.token:
+            continue
+        del tokens[one.claim.delivery_id]
+        change, values, tried = _ended(one, now)
+        changes.setdefault(change, []).append(values)
+        attempts.append(tried)
+    for change, rows in changes.items():
+        statement = move(change).where(_LEASED)
+        connection.execute(statement.values(attempts=delivery.c.attempts + 1, ready=False), rows)
+    if attempts:
+        connection.execute(insert(attempt), attempts)
+    return len(attempts)
+
+
+def _ended(one: Settlement, now: float) -> tuple[Change, dict[str, object], dict[str, object]]:
+    """What a settlement changes, the values of the delivery and the row of the attempt."""
+    outcome = one.outcome
+    values: dict[str, object] = {
+        "key": one.claim.delivery_id,
+        "fence": one.claim.token,
+        "status": outcome.status,
+        "reason": "",
+        "warning": False,
+        "due_at": None,
+        "settled_at": now,
+    }
+    scope = ""
+    if isinstance(outcome, Delivered):
+        change = Change.DELIVER
+        values["warning"] = outcome.warning
+    else:
+        values["reason"] = outcome.reason
+        change = Change.FAIL
+        if isinstance(outcome, Deferred):
+            scope = outcome.scope
+            if one.retry_at is not None:
+                change = Change.DEFER
+                values |= {"due_at": one.retry_at, "settled_at": None}
+    tried: dict[str, object] = {
+        "delivery_id": one.claim.delivery_id,
+        "number": one.claim.attempts + 1,
+        "started_at": one.started_at,
+        "finished_at": one.finished_at,
+        "outcome": TRANSITIONS[change][1],
+        "scope": scope,
+        "status": outcome.status,
+        "reason": values["reason"],
+    }
+    return change, values, tried
+
+
+def supersede(connection: Connection, failed: Iterable[tuple[int, str]], now: float) -> None:
+    """Close dead letters, by (instance id, destination), that are queued anew: a new delivery answers them."""
+    rows = [{"instance_key": instance_id, "to": destination} for instance_id, destination in failed]
+    if rows:
+        connection.execute(
+            move(Change.SUPERSEDE, settled_at=now).where(
+                delivery.c.instance_id == bindparam("instance_key"), delivery.c.destination == bindparam("to")
+            ),
+            rows,
+        )
+
+
+def _keys(claims: Sequence[Claim]) -> list[dict[str, object]]:
+    return [{"key": claim.delivery_id, "fence": claim.token} for claim in claims]

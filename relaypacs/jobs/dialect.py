@@ -1,0 +1,165 @@
+"""Everything that differs between databases; no other file of the job table asks which one it is on.
+
+SQLite: WAL, `synchronous=FULL`, foreign keys on. One connection writes, so threads of a process queue for it in order
+and its page cache stays warm; processes wait for each other by SQLite's own lock (`BEGIN IMMEDIATE`, busy timeout).
+Readers have their own connections, can't write, and never wait for a writer.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Integer,
+    Table,
+    create_engine,
+    event,
+    make_url,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from relaypacs.errors import JobsError
+
+BUSY_SECONDS = 30.0
+"""How long a writer waits for another process's (or thread's) transaction before it is an error."""
+_READERS = 8
+_CHECKPOINT_PAGES = 4000
+"""The WAL is copied back after 16 MiB: four times SQLite's default, so a page that changes often is copied less."""
+_CACHE_KIB = 32 * 1024
+_OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+
+BigInt = BigInteger().with_variant(Integer(), "sqlite")
+"""64 bits everywhere; SQLite gives rowids to INTEGER primary keys only."""
+
+
+def open_engines(url: str) -> tuple[Engine, Engine]:
+    """The engine to read through and the one to write through. JobsError if `url` names no database we know.
+
+    Connects to nothing yet. Parameters never appear in an error's text: they hold UIDs.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise JobsError("The job table's URL can't be read; write sqlite:///PATH.") from None
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engines(parsed)
+    raise JobsError(f"The job table can't be kept in {parsed.get_backend_name()}; write sqlite:///PATH.")
+
+
+def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise JobsError("The job table needs a file: sqlite:///PATH.")
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise JobsError(f"SQLite {sqlite3.sqlite_version} is too old for the job table; 3.35 or newer is needed.")
+    database = url.database
+    options: dict[str, Any] = {
+        "connect_args": {"timeout": BUSY_SECONDS, "check_same_thread": False},
+        "hide_parameters": True,
+        "pool_timeout": BUSY_SECONDS,
+    }
+    reader = create_engine(url, pool_size=_READERS, max_overflow=_READERS, **options)
+    writer = create_engine(url, pool_size=1, max_overflow=0, **options)
+
+    def create_private(*_: object) -> None:
+        # Identifiers of patients are in it; SQLite gives its -wal and -shm the same mode.
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def configure(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        # sqlite3's own implicit BEGIN is off: `begin` says which kind it is.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+
+    def configure_writer(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit = {4 * _CHECKPOINT_PAGES * 4096}")
+
+    def configure_reader(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    for engine, configure_one, begin in (
+        (reader, configure_reader, "BEGIN"),
+        (writer, configure_writer, "BEGIN IMMEDIATE"),
+    ):
+        event.listen(engine, "do_connect", create_private)
+        event.listen(engine, "connect", configure)
+        event.listen(engine, "connect", configure_one)
+        event.listen(engine, "begin", _beginner(begin))
+    return reader, writer
+
+
+def _beginner(statement: str) -> Any:
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return begin
+
+
+def driver_errors(engine: Engine) -> tuple[type[BaseException], ...]:
+    """Every exception that means the database, not the program: what `sentence` takes."""
+    return (SQLAlchemyError, engine.dialect.loaded_dbapi.Error, OSError)
+
+
+def sentence(problem: BaseException) -> str:
+    """What went wrong, in one sentence without any row's content."""
+    if isinstance(problem, PoolTimeout):
+        return f"The job table is busy: no connection came free in {BUSY_SECONDS:.0f} s."
+    cause = problem.orig if isinstance(problem, DBAPIError) and problem.orig is not None else problem
+    first_line = (str(cause).splitlines() or [""])[0]
+    return f"The job table refused: {first_line or type(cause).__name__}."
+
+
+def upsert(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, object]],
+    *,
+    replace: Sequence[str] = (),
+    add: Sequence[str] = (),
+) -> None:
+    """Insert `rows`; where the primary key exists, overwrite the columns `replace` and increase `add` by the new value.
+
+    With neither, existing rows stay as they are.
+    """
+    if not rows:
+        return
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = make(table)
+    changes: dict[str, ColumnElement[Any]] = {name: statement.excluded[name] for name in replace}
+    changes |= {name: table.c[name] + statement.excluded[name] for name in add}
+    key = [column.name for column in table.primary_key]
+    if changes:
+        statement = statement.on_conflict_do_update(index_elements=key, set_=changes)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=key)
+    connection.execute(statement, list(rows))
+
+
+def append_only_ddl(table: str) -> list[DDL]:
+    """The statements that make the database refuse to change or delete a row of `table`."""
+    return [
+        DDL(  # type: ignore[no-untyped-call]
+            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+        ).execute_if(dialect="sqlite")
+        for verb in ("UPDATE", "DELETE")
+    ]
+
+
+def lock_for_migration(connection: Connection) -> None:
+    """Make other migrating processes wait until this transaction ends. On SQLite `BEGIN IMMEDIATE` has done that."""

@@ -1,0 +1,235 @@
+"""The job table: the one door to instances, deliveries and what became of them.
+
+Opened once per process by intake and forward workers (relay), the sidecar and the CLI; any number of threads may use
+one store, any number of processes one table. Each method is one transaction: it happened entirely and is on disk when
+it returns, or it did not happen. Every failure of the database is a JobsError; the store stays usable, and the caller
+decides when to try again. Times are arguments, in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, text
+
+from relaypacs.errors import JobsError
+from relaypacs.jobs import bytes as instance_bytes
+from relaypacs.jobs import delivery, dialect, intake, people, reports, upgrade
+from relaypacs.jobs import ledger as books
+from relaypacs.jobs.values import Arrival, AssociationEnd, Counts, Ledger, QueueRow, Resent, TakenIn, TraceRow, Unstaged
+from relaypacs.model import Checkpoint, Claim, Settlement
+
+
+class JobStore:
+    """See the module; methods in the order an object meets them."""
+
+    def __init__(self, reader: Engine, writer: Engine, *, identifiers: bool) -> None:
+        self._reader, self._writer, self._identifiers = reader, writer, identifiers
+        self._errors = dialect.driver_errors(writer)
+        # Where the next `purgeable` goes on, by node: (staged_at, instance id).
+        self._purge_after: dict[str, tuple[float, int]] = {}
+
+    @staticmethod
+    def open(url: str, *, identifiers: bool = True) -> JobStore:
+        """The job table at a SQLAlchemy URL; connects when first used. JobsError if the URL is none we know.
+
+        `identifiers=False` keeps accession number and patient ID out of it.
+        """
+        return JobStore(*dialect.open_engines(url), identifiers=identifiers)
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def migrate(self) -> None:
+        """Bring the schema up to date, in one transaction. SchemaTooNew if a newer RelayPACS has."""
+        with self._writing() as connection:
+            upgrade.migrate(connection)
+
+    def check_schema(self) -> None:
+        """Return if the schema is this program's; JobsError if it wants migrating, SchemaTooNew if it is newer."""
+        with self._reading() as connection:
+            revision = upgrade.revision_of(connection)
+        upgrade.check(revision)
+
+    def ping(self) -> None:
+        """Return if the database answers; JobsError if not."""
+        with self._reading() as connection:
+            connection.execute(text("SELECT 1"))
+
+    # Intake
+
+    def checkpoints(self, node: str) -> dict[str, Checkpoint]:
+        """How far the node's segments have been taken in, by generation."""
+        with self._reading() as connection:
+            return intake.checkpoints(connection, node)
+
+    def take_in(
+        self,
+        node: str,
+        arrivals: Sequence[Arrival],
+        ends: Sequence[AssociationEnd],
+        checkpoints: Sequence[Checkpoint],
+        now: float,
+    ) -> TakenIn:
+        """Write everything `arrivals` (in order) and `ends` come to, and how far the segments have been read.
+
+        DESIGN section 2 says what becomes of identical and conflicting objects.
+        """
+        with self._writing() as connection:
+            return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, identifiers=self._identifiers)
+
+    def forget_segment(self, node: str, generation: str) -> None:
+        """The segment's file is gone: so are its checkpoint and whatever still points at it."""
+        with self._writing() as connection:
+            instance_bytes.forget_segment(connection, node, generation)
+
+    # Forwarding
+
+    def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
+        """Lease up to `limit` deliveries: queued, deferred until now, or of an ended lease.
+
+        By priority, then a study at a time, the one that waits longest first, then by age. A claim is its worker's own
+        for `lease_seconds`, and can be settled under its token as long as nobody else has claimed it.
+        """
+        with self._writing() as connection:
+            return delivery.claim(connection, destination, node=node, limit=limit, lease_seconds=lease_seconds, now=now)
+
+    def renew(self, claims: Sequence[Claim], *, lease_seconds: float, now: float) -> None:
+        """Lengthen the leases, as far as they are still the claims' own, to `now + lease_seconds`."""
+        if claims:
+            with self._writing() as connection:
+                delivery.renew(connection, claims, lease_seconds=lease_seconds, now=now)
+
+    def settle(self, settlements: Sequence[Settlement], now: float) -> int:
+        """Write how claims ended; returns how many took effect: those whose token is still the delivery's own.
+
+        A deferral without `retry_at` is a dead letter.
+        """
+        if not settlements:
+            return 0
+        with self._writing() as connection:
+            return delivery.settle(connection, settlements, now)
+
+    def give_back(self, claims: Sequence[Claim]) -> None:
+        """Return claims that were not tried, ready at once, with no attempt counted."""
+        if claims:
+            with self._writing() as connection:
+                delivery.give_back(connection, claims)
+
+    def next_due(self, destination: str, now: float, *, node: str | None = None) -> float | None:
+        """When a claim (of `node`) will next find something: `now`, or a time in seconds; None if nothing waits."""
+        with self._reading() as connection:
+            return delivery.next_due(connection, destination, node=node, now=now)
+
+    # Staging
+
+    def to_stage(self, node: str, *, received_before: float, keep: bool, limit: int) -> list[Unstaged]:
+        """Instances whose only bytes are in the spool, and owed or (`keep`) kept; oldest first."""
+        with self._reading() as connection:
+            return instance_bytes.to_stage(connection, node, received_before=received_before, keep=keep, limit=limit)
+
+    def staged(self, keys: Sequence[tuple[int, str]], now: float) -> None:
+        """The instances (id, staged key) are durable in staging."""
+        if keys:
+            with self._writing() as connection:
+                instance_bytes.staged(connection, keys, now)
+
+    def segment_needed(self, node: str, generation: str, keep: bool) -> bool:
+        """Whether some instance's only bytes are in the segment, and owed or (`keep`) kept.
+
+        False is a promise: in the same transaction every instance ceased to count on the segment, so it may be freed
+        whatever is received or re-sent meanwhile. Ask when everything in the segment has been taken in.
+        """
+        with self._reading() as connection:
+            if instance_bytes.segment_needed(connection, node, generation, keep):
+                return True
+        with self._writing() as connection:
+            needed = instance_bytes.segment_needed(connection, node, generation, keep)
+            if not needed:
+                instance_bytes.detach(connection, node, generation)
+            return needed
+
+    def purgeable(self, node: str, *, settled_before: float, limit: int) -> list[tuple[int, str]]:
+        """Instances (id, staged key) staged and settled before that time: delete the files, then say `purged`.
+
+        From now on the bytes count as gone; what an earlier life did not finish comes first. Looks at a bounded number
+        of instances and goes on from there the next time.
+        """
+        with self._reading() as connection:
+            unfinished = instance_bytes.purging(connection, node, limit)
+            over, end = instance_bytes.staged_and_settled(
+                connection, node, settled_before=settled_before, after=self._purge_after.get(node, (0.0, 0))
+            )
+        chosen = over[: limit - len(unfinished)]
+        if len(chosen) == len(over):
+            self._purge_after[node] = end or (0.0, 0)
+        if not chosen:
+            return unfinished
+        with self._writing() as connection:
+            return unfinished + instance_bytes.mark_purgeable(connection, chosen)
+
+    def purged(self, instance_ids: Sequence[int]) -> None:
+        """The files that `purgeable` named are deleted."""
+        if instance_ids:
+            with self._writing() as connection:
+                instance_bytes.purged(connection, instance_ids)
+
+    # People and metrics
+
+    def queue(self, now: float) -> list[QueueRow]:
+        """What each destination is owed, by name; none for a destination that is owed nothing."""
+        with self._reading() as connection:
+            return reports.queue(connection, now)
+
+    def counts(self) -> Counts:
+        """How many instances want a person's eye."""
+        with self._reading() as connection:
+            return reports.counts(connection)
+
+    def trace(self, term: str, *, limit: int = 10_000) -> list[TraceRow]:
+        """Instances by study, series or SOP instance UID, accession number or patient ID, with their deliveries."""
+        with self._reading() as connection:
+            return reports.trace(connection, term, limit)
+
+    def resend(self, study_instance_uid: str, destination: str, now: float) -> Resent:
+        """Queue the study for the destination again, but for instances that are on their way or have no bytes left."""
+        with self._writing() as connection:
+            return people.resend(connection, study_instance_uid, destination, now)
+
+    def release(self, study_instance_uid: str, destination: str, now: float) -> int:
+        """Let the study's held deliveries to the destination go; returns how many."""
+        with self._writing() as connection:
+            return people.release(connection, study_instance_uid, destination, now)
+
+    def discard(self, study_instance_uid: str, destination: str, now: float) -> int:
+        """Give up the study's deliveries to the destination that are not on their way; returns how many."""
+        with self._writing() as connection:
+            return people.discard(connection, study_instance_uid, destination, now)
+
+    def ledger(self, *, association: str | None = None, study: str | None = None) -> Ledger:
+        """Received and routed against what there is: in total, of one association, of one study, or of both."""
+        with self._reading() as connection:
+            return books.ledger(connection, association_id=association, study=study)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A transaction that sees one moment and waits for no writer."""
+        with self._named_errors(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that is alone from its first line and on disk when it ends."""
+        with self._named_errors(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as problem:
+            # Without the original: a driver's own text can quote a row.
+            raise JobsError(dialect.sentence(problem)) from None

@@ -1,0 +1,172 @@
+"""What goes into the job table and what it answers, where `model` has no value for it.
+
+Frozen, without behaviour. Times are seconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from relaypacs.model import ObjectRecord, Route, Routed, RoutingKeys, State
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A received object with what intake found out about it."""
+
+    record: ObjectRecord
+    keys: RoutingKeys
+    digest: str
+    """SHA-256 (hexadecimal) of the dataset and its transfer syntax UID."""
+    route: Route
+    conflict: str
+    """The caller's policy for other bytes under the same UID: forward-both, hold-newer or hold-if-other-source."""
+    resend: str
+    """The caller's policy for an identical object whose delivery is over: requeue or suppress."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationEnd:
+    """An association that ended, as its receive process saw it."""
+
+    association_id: str
+    calling_ae: str
+    called_ae: str
+    peer: str
+    started_at: float
+    ended_at: float
+    outcome: str
+    objects: int
+    """Objects it committed to the spool."""
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """What one `take_in` did. `dropped` and `unrouted` count received objects, identical ones included."""
+
+    queued: Mapping[str, int]
+    """New deliveries that may be claimed, by destination."""
+    instances: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+    unrouted: int = 0
+    conflicts: int = 0
+    """New instances whose UID was known with other bytes."""
+    held: int = 0
+    """New deliveries that wait for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unstaged:
+    """An instance whose only bytes are in the spool, with what staging needs of it."""
+
+    instance_id: int
+    generation: str
+    file_offset: int
+    file_length: int
+    study_instance_uid: str
+    sop_instance_uid: str
+    digest: str
+    study_date: str
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """What one destination is owed: deliveries per state, without those that are over well (delivered, discarded)."""
+
+    destination: str
+    counts: Mapping[State, int]
+    oldest_seconds: float | None
+    """Age of the oldest queued, active or deferred one; None without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class TraceDelivery:
+    """One delivery of a traced instance."""
+
+    delivery_id: int
+    destination: str
+    state: State
+    priority: int
+    queued_at: float
+    attempts: int
+    reason: str
+    """What the last attempt ended with; empty before the first."""
+    status: int | None
+    warning: bool
+    next_attempt_at: float | None
+    settled_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRow:
+    """Where an instance came from, where its bytes are and how its deliveries stand, oldest first."""
+
+    instance_id: int
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    accession_number: str
+    patient_id: str
+    study_date: str
+    modality: str
+    received_at: float
+    association_id: str
+    calling_ae: str
+    called_ae: str
+    peer: str
+    verdict: Routed
+    rule: str
+    conflict: bool
+    problem: str
+    node: str
+    in_spool: bool
+    staged: bool
+    deliveries: tuple[TraceDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """What re-sending a study did, in instances."""
+
+    queued: int
+    already_live: int
+    no_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Instances that want a person's eye."""
+
+    unrouted: int
+    conflicts: int
+    unparsed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The two equations (DESIGN section 2): received = instances + duplicates; routed = the sum of the states.
+
+    `received`, `duplicates`, `dropped`, `unrouted` and `routed` are counted as objects arrive, the others from the
+    rows. `imbalance` is by how many objects and deliveries the equations fail, plus by how many objects ended
+    associations' own counts differ from `received`. 0 when intake has read everything.
+    """
+
+    received: int
+    instances: int
+    duplicates: int
+    dropped: int
+    unrouted: int
+    routed: int
+    delivered: int
+    pending: int
+    failed: int
+    held: int
+    discarded: int
+    imbalance: int
