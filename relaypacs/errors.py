@@ -4,6 +4,13 @@ An expected answer of a peer is a value (`model.Outcome`), never one of these. W
 failed or a person who has to mend something; the message is one sentence that says what to do, without PHI.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relaypacs.model import Checkpoint
+
 
 class RelayPacsError(Exception):
     """Base of every error that RelayPACS raises on purpose."""
@@ -26,7 +33,14 @@ class SpoolFull(SpoolError):
 
 
 class SpoolCorrupt(SpoolError):
-    """A segment holds bytes that fail their checksum in front of valid ones; it is quarantined, never cut."""
+    """A segment holds bytes that fail their checksum in front of valid ones; it is quarantined, never cut.
+
+    `resume` is where reading can go on behind the damage: the valid rest is delivered all the same.
+    """
+
+    def __init__(self, message: str, resume: Checkpoint | None = None) -> None:
+        super().__init__(message)
+        self.resume = resume
 
 
 class SpoolLocked(SpoolError):

@@ -1,0 +1,126 @@
+"""One object (or event) on its way into a segment, by one thread.
+
+Made by `SpoolWriter.begin`, driven by the reception lane: `write` per received chunk, then `commit` or `abandon`. At
+most one system call per chunk; at commit the rest with the end mark, the header page, one `fdatasync`. Only whole pages
+are written, so that no page of a recycled file is read first. It ends with `commit`, `abandon` or the first error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from google_crc32c import extend
+
+from relaypacs.errors import SpoolError, SpoolFull
+from relaypacs.model import Committed
+from relaypacs.spool.format import PAGE, Begun, end_header, pad
+from relaypacs.spool.segment import Segment
+
+if TYPE_CHECKING:
+    from relaypacs.spool.writer import SpoolWriter
+
+SPACE_EVERY_BYTES = 16 << 20
+"""How much of an object is written between two looks at the free space."""
+
+
+class Append:
+    """One object being written."""
+
+    __slots__ = (
+        "_at",
+        "_begun",
+        "_crc",
+        "_first",
+        "_limit",
+        "_next_look",
+        "_segment",
+        "_tail",
+        "_writer",
+        "dataset_length",
+    )
+
+    def __init__(self, writer: SpoolWriter, segment: Segment, begun: Begun, limit: int) -> None:
+        self._writer, self._begun, self._limit = writer, begun, limit
+        self._segment: Segment | None = segment
+        self.dataset_length = 0
+        """Bytes of the dataset so far."""
+        self._crc = 0
+        self._first = b""
+        self._tail = b""
+        self._at = segment.offset + PAGE
+        self._next_look = SPACE_EVERY_BYTES
+
+    def write(self, fragments: Sequence[bytes | memoryview]) -> None:
+        """Append dataset bytes in order. SpoolFull over the limit or without space, SpoolError; then it is over."""
+        segment = self._open_segment()
+        data = fragments[0] if len(fragments) == 1 else b"".join(fragments)
+        if not isinstance(data, bytes):
+            data = bytes(data)  # the checksum takes nothing else
+        self.dataset_length += len(data)
+        if self.dataset_length > self._limit:
+            self.abandon()
+            raise SpoolFull(f"the object is over the limit of {self._limit} bytes")
+        self._crc = extend(self._crc, data)
+        # The first page is the header's: its share of the dataset waits for the commit.
+        start = 0
+        room = PAGE - self._begun.payload_offset - len(self._first)
+        if room:
+            self._first += data[:room]
+            start = min(room, len(data))
+        tail = self._tail
+        whole = (len(tail) + len(data) - start) & -PAGE
+        if not whole:
+            self._tail = tail + data[start:]
+            return
+        stop = start + whole - len(tail)
+        body = memoryview(data)[start:stop]
+        try:
+            segment.write((tail, body) if tail else (body,), self._at)
+            self._at += whole
+            self._tail = data[stop:]
+            if self.dataset_length >= self._next_look:
+                self._next_look = self.dataset_length + SPACE_EVERY_BYTES
+                self._writer.check_space()
+        except OSError as problem:
+            self._segment = None
+            raise self._writer.failed(segment, problem) from problem
+        except SpoolError:
+            self.abandon()
+            raise
+
+    def commit(self) -> Committed:
+        """Make the record durable. SpoolFull if there was no space for its end; SpoolError if the disk failed."""
+        segment = self._open_segment()
+        begun = self._begun
+        length = begun.payload_offset + self.dataset_length
+        header, chain = end_header(
+            begun, previous=segment.chain, payload_length=self.dataset_length, payload_crc32c=self._crc
+        )
+        if length <= PAGE:
+            first, last = b"".join((header, self._first, pad(length))), b""
+        else:
+            first, last = header + self._first, self._tail + pad(length)
+        self._segment = None
+        try:
+            segment.write((last, segment.end_mark), self._at)
+        except OSError as problem:
+            raise self._writer.failed(segment, problem) from problem
+        try:
+            segment.write((first,), segment.offset)
+            if self._writer.durable:
+                segment.sync()
+        except OSError as problem:
+            raise self._writer.retire(segment, problem) from problem
+        return self._writer.committed(segment, self._at + len(last), chain)
+
+    def abandon(self) -> None:
+        """Forget the object; harmless after its end. The next record overwrites what it wrote."""
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            self._writer.give_back(segment)
+
+    def _open_segment(self) -> Segment:
+        if self._segment is None:
+            raise SpoolError("the object has already ended")
+        return self._segment

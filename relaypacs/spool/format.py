@@ -1,0 +1,234 @@
+"""Format v1 of a spool segment, as functions over bytes (docs/spool-format.md is the same in prose).
+
+A segment is a POSIX pax tar. A record starts on a page (4096 bytes): pax header, its body, the entry's ustar header
+and the DICOM Part 10 head share its first page with the dataset's first bytes; the rest of the dataset follows, then
+a pad entry up to the next page. The page behind the newest record is the end mark, which every `tar` stops at. Called
+by the writer (`begin_header` … `pad`), by `recover` (`decode_header`, `is_end`) and by nothing else. A page that fails
+its checksum decodes to None: this module decides what is valid, `recover` what that means.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google_crc32c import extend
+
+from relaypacs.errors import SpoolError
+
+BLOCK = 512
+PAGE = 4096
+HEADER_BYTES = 3072
+"""From a record's start to its file: pax header (512), pax body (2048), ustar header (512)."""
+ENTRY_PREFIX = 12
+"""Digits of the generation that an entry's name starts with: segments extracted into one folder don't collide."""
+HEAD_LIMIT = PAGE - HEADER_BYTES
+"""Most bytes of preamble and File Meta: they end within the record's first page."""
+_BODY = 2048
+_BODY_AT = BLOCK
+_ENTRY_AT = BLOCK + _BODY
+
+# The body's first pax record overrides the entry's size (a ustar size ends at 8 GiB); the second is a comment, the
+# one keyword that every tar passes over in silence. All that is only known at commit has a fixed width and place.
+_SIZE_RECORD = b"29 size=%020d\n"
+_COMMENT = b"2019 comment=relaypacs/1 "
+_FIXED = b"prev=%08x chain=%08x crc=%08x length=%020d head=%04d "
+_FIXED_AT = 29 + len(_COMMENT)
+_JSON_AT = _FIXED_AT + len(_FIXED % (0, 0, 0, 0, 0))
+_JSON_LIMIT = _BODY - _JSON_AT - 1
+_FIXED_PATTERN = re.compile(
+    rb"29 size=(\d{20})\n2019 comment=relaypacs/1 "
+    rb"prev=([0-9a-f]{8}) chain=([0-9a-f]{8}) crc=([0-9a-f]{8}) length=(\d{20}) head=(\d{4}) "
+)
+_CHAIN_IN_PAGE = _BODY_AT + _FIXED_AT + len(b"prev=00000000 chain=")
+_NO_CRC = b"00000000"
+_USTAR_SIZE_LIMIT = 8 << 30
+
+
+def align(value: int, unit: int) -> int:
+    """`value` rounded up to a multiple of `unit`, a power of two."""
+    return (value + unit - 1) & -unit
+
+
+def _ustar(name: str, size: int, typeflag: bytes, mtime: int = 0) -> bytes:
+    """A ustar header block (POSIX.1-1988). `size` of 8 GiB and more is left to the pax record."""
+    block = bytearray(BLOCK)
+    raw = name.encode("ascii")
+    block[0 : len(raw)] = raw
+    block[100:108] = b"0000600\0"
+    block[108:116] = block[116:124] = b"0000000\0"
+    block[124:136] = b"%011o\0" % (size if size < _USTAR_SIZE_LIMIT else 0)
+    block[136:148] = b"%011o\0" % (max(0, mtime) & 0o77777777777)
+    block[148:156] = b" " * 8
+    block[156:157] = typeflag
+    block[257:265] = b"ustar\x0000"
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+_PAX_HEADER = _ustar("PaxHeaders/record", _BODY, b"x")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A record's header as far as it is known before its first dataset byte; `end_header` makes it whole."""
+
+    name: str
+    mtime: int
+    fields: bytes
+    head: bytes
+
+    @property
+    def payload_offset(self) -> int:
+        """Where the payload starts, in bytes from the record's start."""
+        return HEADER_BYTES + len(self.head)
+
+
+def begin_header(
+    *, generation: str, number: int, entry: str, extension: str, mtime: float, fields: Mapping[str, object], head: bytes
+) -> Begun:
+    """Prepare record `number` of `generation`: an entry named after `entry`, holding `head` and then the payload.
+
+    `fields` are JSON values of the record's own; `mtime` is in seconds. SpoolError where they exceed the page.
+    """
+    text = json.dumps(
+        {"generation": generation, "number": number, **fields}, separators=(",", ":"), ensure_ascii=True
+    ).encode("ascii")
+    if len(text) > _JSON_LIMIT or len(head) > HEAD_LIMIT:
+        raise SpoolError("the object's identifiers are longer than any legal ones and don't fit into a spool record")
+    safe = re.sub(r"[^A-Za-z0-9-]", "_", entry[:48]) or "_"
+    return Begun(f"{generation[:ENTRY_PREFIX]}-{number:06d}-{safe}.{extension}", int(mtime), text, head)
+
+
+def end_header(begun: Begun, *, previous: int, payload_length: int, payload_crc32c: int) -> tuple[bytes, int]:
+    """The header's bytes (`begun.payload_offset` of them) and their chain CRC.
+
+    `previous` is the chain CRC of the record before (0 for the first).
+    """
+    size = len(begun.head) + payload_length
+    parts = (
+        _PAX_HEADER,
+        _SIZE_RECORD % size,
+        _COMMENT,
+        _FIXED % (previous, 0, payload_crc32c, payload_length, len(begun.head)),
+        begun.fields,
+        b" " * (_JSON_LIMIT - len(begun.fields)),
+        b"\n",
+        _ustar(begun.name, size, b"0", begun.mtime),
+        begun.head,
+    )
+    blank = b"".join(parts)
+    chain = extend(previous, blank)
+    return b"".join((blank[:_CHAIN_IN_PAGE], b"%08x" % chain, blank[_CHAIN_IN_PAGE + 8 :])), chain
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header that passed its own checksum. `fields` holds what `begin_header` was given, and no more."""
+
+    generation: str
+    number: int
+    previous: int
+    chain: int
+    payload_crc32c: int
+    payload_length: int
+    head_length: int
+    fields: Mapping[str, Any]
+
+    @property
+    def file_length(self) -> int:
+        """Bytes of the entry: head and payload."""
+        return self.head_length + self.payload_length
+
+    @property
+    def length(self) -> int:
+        """Bytes from this record's start to the next one's."""
+        return align(HEADER_BYTES + self.file_length, PAGE)
+
+
+def decode_header(page: bytes) -> Header | None:
+    """The header at the start of `page` (a record's first 4096 bytes), or None where there is no valid one."""
+    found = _FIXED_PATTERN.match(page, _BODY_AT)
+    if found is None or len(page) < PAGE:
+        return None
+    size, length, head = int(found[1]), int(found[5]), int(found[6])
+    previous, chain = int(found[2], 16), int(found[3], 16)
+    if head > HEAD_LIMIT or size != head + length:
+        return None
+    blank = b"".join((page[:_CHAIN_IN_PAGE], _NO_CRC, page[_CHAIN_IN_PAGE + 8 : HEADER_BYTES + head]))
+    if extend(previous, blank) != chain:
+        return None
+    try:
+        fields = json.loads(page[_BODY_AT + _JSON_AT : _ENTRY_AT])
+        generation, number = fields.pop("generation"), fields.pop("number")
+    except (ValueError, KeyError, AttributeError):
+        return None
+    if not isinstance(generation, str) or not isinstance(number, int):
+        return None
+    return Header(generation, number, previous, chain, int(found[4], 16), length, head, fields)
+
+
+_FILLER = b" comment=relaypacs pad "
+
+
+def _pad_entry(gap: int) -> bytes:
+    """A pax global header that fills `gap` bytes, a multiple of 512: silent in every tar, and bound to no file."""
+    if gap == 0:
+        return b""
+    body = gap - BLOCK
+    text = b"%d%s" % (body, _FILLER) if body else b""
+    filled = text + b" " * (body - len(text) - 1) + b"\n" if body else b""
+    return _ustar("PaxHeaders/pad", body, b"g") + filled
+
+
+_PADS = tuple(_pad_entry(gap) for gap in range(0, PAGE, BLOCK))
+
+
+def pad(end: int) -> bytes:
+    """What follows a record's last byte at `end` (bytes from its page-aligned start) up to the next page."""
+    to_block = -end % BLOCK
+    return bytes(to_block) + _PADS[(-end % PAGE) // BLOCK]
+
+
+_END_CRC = b'"crc":"00000000"'
+
+
+def end_mark(generation: str, mtime: float, *, records: int | None = None, chain: int = 0) -> bytes:
+    """The page behind the newest record, where `tar` stops: a small entry, then zeros.
+
+    `records` (their number) and `chain` (the last one's) are given when the segment is sealed and gets no more.
+    """
+    say = {"format": "relaypacs/1", "generation": generation, "end": "open" if records is None else "sealed"}
+    more = "" if records is None else f',"records":{records},"chain":"{chain:08x}"'
+    text = json.dumps(say, separators=(",", ":"))[:-1] + more + ',"crc":"00000000"}'
+    blank = _ustar(f"{generation[:ENTRY_PREFIX]}-end.json", BLOCK, b"0", int(mtime)) + text.encode("ascii").ljust(
+        BLOCK - 1
+    )
+    blank += b"\n"
+    return blank.replace(_END_CRC, b'"crc":"%08x"' % extend(0, blank)).ljust(PAGE, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class EndMark:
+    """A valid end mark. `records` is None while the segment is open."""
+
+    generation: str
+    records: int | None
+
+
+def decode_end(page: bytes) -> EndMark | None:
+    """The end mark at the start of `page`, or None where there is no valid one."""
+    found = re.search(rb'"crc":"([0-9a-f]{8})"', page[BLOCK : 2 * BLOCK])
+    if found is None:
+        return None
+    blank = page[: 2 * BLOCK].replace(found[0], _END_CRC)
+    if extend(0, blank) != int(found[1], 16):
+        return None
+    try:
+        said = json.loads(blank[BLOCK:])
+        return EndMark(said["generation"], said.get("records"))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None

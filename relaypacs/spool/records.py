@@ -1,0 +1,96 @@
+"""What a record says: an object's `ObjectMeta` or an event, to and from a header's fields. Pure.
+
+Called by the writer (`begin_object`, `begin_event`) and by `recover` (`to_record`). Text of a peer is kept exactly,
+escaped as JSON; entry names hold nothing but the record's number and our own association id.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from relaypacs.dicom.part10 import file_head
+from relaypacs.errors import SpoolError
+from relaypacs.model import Committed, EventRecord, ObjectMeta, ObjectRecord, Record
+from relaypacs.spool.format import HEADER_BYTES, Begun, Header, begin_header
+
+MAX_EVENT_BYTES = 1 << 20
+"""Largest event, in bytes of JSON."""
+
+
+def begin_object(meta: ObjectMeta, *, generation: str, number: int) -> Begun:
+    """The header of a received object; its payload is the dataset. SpoolError where `meta` doesn't fit."""
+    try:
+        head = file_head(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, source_ae=meta.calling_ae)
+    except ValueError as problem:
+        raise SpoolError(str(problem)) from problem
+    return begin_header(
+        generation=generation,
+        number=number,
+        entry=meta.association_id,
+        extension="dcm",
+        mtime=meta.received_at,
+        fields={
+            "association": meta.association_id,
+            "calling": meta.calling_ae,
+            "called": meta.called_ae,
+            "peer": meta.peer,
+            "received": meta.received_at,
+            "class": meta.sop_class_uid,
+            "instance": meta.sop_instance_uid,
+            "syntax": meta.transfer_syntax_uid,
+        },
+        head=head,
+    )
+
+
+def begin_event(kind: str, time: float, *, generation: str, number: int) -> Begun:
+    """The header of an event; its payload is `event_payload`. `time` is in seconds since the epoch."""
+    return begin_header(
+        generation=generation, number=number, entry=kind, extension="json", mtime=time, fields={"event": kind}, head=b""
+    )
+
+
+def event_payload(kind: str, time: float, body: Mapping[str, object]) -> bytes:
+    """An event as the JSON text its entry holds. SpoolError over `MAX_EVENT_BYTES`; TypeError if `body` is no JSON."""
+    text = json.dumps({"kind": kind, "time": time, "body": dict(body)}, separators=(",", ":")).encode("ascii") + b"\n"
+    if len(text) > MAX_EVENT_BYTES:
+        raise SpoolError(f"an event of {len(text)} bytes is over the spool's limit of {MAX_EVENT_BYTES}")
+    return text
+
+
+def is_event(header: Header) -> bool:
+    """Whether the record is an event, not an object."""
+    return "event" in header.fields
+
+
+def to_record(header: Header, offset: int, payload: bytes) -> Record:
+    """The record at `offset` (bytes from the segment's start). `payload` is an event's text, not used for objects.
+
+    KeyError, TypeError or ValueError if the header's fields are not those of format v1.
+    """
+    at = Committed(header.generation, header.number, offset, offset + header.length)
+    if is_event(header):
+        said = json.loads(payload)
+        return EventRecord(at, said["kind"], said["time"], said["body"])
+    said = header.fields
+    meta = ObjectMeta(
+        association_id=said["association"],
+        calling_ae=said["calling"],
+        called_ae=said["called"],
+        peer=said["peer"],
+        received_at=said["received"],
+        sop_class_uid=said["class"],
+        sop_instance_uid=said["instance"],
+        transfer_syntax_uid=said["syntax"],
+    )
+    file_offset = offset + HEADER_BYTES
+    return ObjectRecord(
+        at=at,
+        meta=meta,
+        file_offset=file_offset,
+        file_length=header.file_length,
+        dataset_offset=file_offset + header.head_length,
+        dataset_length=header.payload_length,
+        dataset_crc32c=header.payload_crc32c,
+    )

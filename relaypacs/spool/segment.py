@@ -1,0 +1,176 @@
+"""One segment file being appended to, and the folders segments live in. The writer's hands on the disk.
+
+Called by `writer` alone; one thread holds a segment at a time. While a segment is open its flock is held, so a lock
+that can be had means sealed, also after the process died. A page that holds an acknowledged byte is never written
+again in that life of the file. Every failure is an OSError; what it means for the object is the writer's to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from relaypacs.spool.disk import Disk
+from relaypacs.spool.format import end_mark
+
+SEGMENTS, FREE, QUARANTINE = "segments", "free", "quarantine"
+SUFFIX = ".tar"
+RETIRED_SUFFIX = ".retired"
+OVERGROWN = 2
+"""A segment of more than so many times its intended size is deleted, not recycled."""
+
+
+def prepare(disk: Disk, folder: Path) -> None:
+    """Make the spool's folders, durably."""
+    missing = [folder / name for name in (SEGMENTS, FREE, QUARANTINE) if not (folder / name).is_dir()]
+    for path in missing:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if missing:
+        disk.sync_folder(folder)
+        disk.sync_folder(folder.parent)
+
+
+def new_generation(now: float) -> str:
+    """A name no segment had or will have: the time (seconds, 8 hexadecimal digits), so names sort by age, and 96
+    random bits, so that no peer can write a page that looks like one of ours."""
+    return f"{int(now) & 0xFFFFFFFF:08x}{secrets.token_hex(12)}"
+
+
+def free_files(folder: Path) -> list[Path]:
+    """The segment files kept for reuse."""
+    return [path for path in (folder / FREE).iterdir() if path.suffix == SUFFIX]
+
+
+class Segment:
+    """A segment this process appends to. `offset`, `number`, `chain`: where and what the next record is."""
+
+    __slots__ = (
+        "_disk",
+        "_fd",
+        "_opened_at",
+        "chain",
+        "end_mark",
+        "generation",
+        "idle_since",
+        "number",
+        "offset",
+        "path",
+    )
+
+    def __init__(self, disk: Disk, fd: int, path: Path, generation: str, opened_at: float) -> None:
+        self._disk, self._fd, self._opened_at = disk, fd, opened_at
+        self.path, self.generation = path, generation
+        self.offset, self.number, self.chain = 0, 0, 0
+        self.end_mark = end_mark(generation, opened_at)
+        self.idle_since = 0.0
+
+    def write(self, buffers: Sequence[bytes | memoryview], at: int) -> None:
+        """Write whole pages at `at` (bytes from the segment's start)."""
+        self._disk.write(self._fd, buffers, at)
+
+    def sync(self) -> None:
+        """Return when everything written is on the disk."""
+        self._disk.sync(self._fd)
+
+    def advance(self, end: int, chain: int) -> None:
+        """The record that starts at `offset` is committed and ends at `end`."""
+        self.offset, self.chain = end, chain
+        self.number += 1
+
+    def seal(self) -> None:
+        """Close for good. The mark says how many records there are; a crash may lose it, so it needs no sync."""
+        with contextlib.suppress(OSError):
+            mark = end_mark(self.generation, self._opened_at, records=self.number, chain=self.chain)
+            self.write((mark,), self.offset)
+        self._disk.close(self._fd)
+
+    def unmark(self) -> None:
+        """Take back a header whose record did not become durable, so that no reader of this file finds it."""
+        with contextlib.suppress(OSError):
+            self.write((self.end_mark,), self.offset)
+
+    def retire(self) -> None:
+        """Record durably that nothing counts from `offset` on, then close. Until that works the lock is kept."""
+        marker = self.path.with_suffix(RETIRED_SUFFIX)
+        draft = marker.with_suffix(".draft")
+        self._disk.unlink(draft)
+        fd = self._disk.create(draft)
+        try:
+            text = json.dumps({"committed_end": self.offset, "records": self.number})
+            self._disk.write(fd, (text.encode("ascii"),), 0)
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+        self._disk.rename(draft, marker)
+        self._disk.sync_folder(marker.parent)
+        self._disk.close(self._fd)
+
+
+def retired_end(folder: Path, generation: str) -> int | None:
+    """The byte at which a retired segment's durable records end; None if it is not retired."""
+    marker = folder / SEGMENTS / (generation + RETIRED_SUFFIX)
+    try:
+        return int(json.loads(marker.read_bytes())["committed_end"])
+    except FileNotFoundError:
+        return None
+
+
+def open_segment(disk: Disk, folder: Path, *, recycle: bool, segment_bytes: int, durable: bool, now: float) -> Segment:
+    """A segment with nothing in it: a freed file under a new generation, or a new file. OSError if there is no way.
+
+    Its name is durable before anyone can write a record into it.
+    """
+    generation = new_generation(now)
+    path = folder / SEGMENTS / (generation + SUFFIX)
+    fd = _take_freed(disk, folder, path, segment_bytes) if recycle else None
+    if fd is None:
+        # Made and locked under another name: a reader never sees it unlocked before it is sealed.
+        draft = folder / FREE / (generation + ".draft")
+        fd = disk.create(draft)
+        if not disk.lock(fd):
+            raise OSError("a new segment is locked by somebody else")
+        _named(disk, fd, draft, path)
+    try:
+        segment = Segment(disk, fd, path, generation, now)
+        segment.write((segment.end_mark,), 0)
+        if durable:
+            disk.sync_folder(folder / FREE)
+            disk.sync_folder(folder / SEGMENTS)
+    except OSError:
+        disk.close(fd)
+        raise
+    return segment
+
+
+def _named(disk: Disk, fd: int, old: Path, new: Path) -> None:
+    try:
+        disk.rename(old, new)
+    except OSError:
+        disk.close(fd)
+        raise
+
+
+def _take_freed(disk: Disk, folder: Path, path: Path, segment_bytes: int) -> int | None:
+    """Lock a freed file and rename it to `path`; None if there is none that can be had."""
+    for freed in free_files(folder):
+        try:
+            fd = disk.open(freed, writable=True)
+        except FileNotFoundError:
+            continue
+        try:
+            if disk.size(fd) > OVERGROWN * segment_bytes:
+                disk.unlink(freed)
+            elif disk.lock(fd):
+                # Whoever else opened this file before it was renamed away finds no such name now.
+                disk.rename(freed, path)
+                return fd
+        except FileNotFoundError:
+            pass
+        except OSError:
+            disk.close(fd)
+            raise
+        disk.close(fd)
+    return None

@@ -1,0 +1,227 @@
+"""The writing end of the spool: objects stream in, and are durable when `commit` returns.
+
+One `SpoolWriter` per receive process, used by many threads. An object leases a segment from a last-in-first-out pool
+and gives it back, so idle associations hold none. Order, always: payload and end mark, header, `fdatasync`, answer.
+A full disk is SpoolFull and changes nothing. A failed header or sync is SpoolError: the segment is retired with its
+committed end recorded, never synced again, and `refusal` says why until a fresh segment could be synced.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from relaypacs.errors import SpoolError, SpoolFull
+from relaypacs.model import Committed, ObjectMeta
+from relaypacs.spool.append import Append
+from relaypacs.spool.disk import FULL, Disk
+from relaypacs.spool.records import begin_event, begin_object, event_payload
+from relaypacs.spool.segment import Segment, free_files, open_segment, prepare
+
+IDLE_SEGMENTS = 64
+"""Segments kept open and unused, at most; it bounds file descriptors."""
+IDLE_SECONDS = 10.0
+"""A segment unused for so long is sealed, so that it can be freed."""
+PROBE_SECONDS = 1.0
+"""How often, after a failure, the disk is tried again."""
+
+
+class SpoolWriter:
+    """Appends objects and events to the segments in `folder`; thread-safe."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        segment_bytes: int,
+        min_free_bytes: int,
+        max_object_bytes: int,
+        recycle: bool,
+        durable: bool,
+        on_commit: Callable[[Committed], None],
+        disk: Disk | None = None,
+    ) -> None:
+        """`durable=False` leaves out every sync: for benchmarks. `on_commit` is called in the committing thread."""
+        self._folder, self._disk = folder, disk or Disk()
+        self._segment_bytes, self._min_free_bytes = segment_bytes, min_free_bytes
+        self._recycle, self._on_commit = recycle, on_commit
+        self.max_object_bytes, self.durable = max_object_bytes, durable
+        self._lock = threading.Lock()
+        self._idle: deque[Segment] = deque()
+        self._unmarked: list[Segment] = []
+        self._trouble = ""
+        self._next_probe = 0.0
+        self._closed = False
+        try:
+            prepare(self._disk, folder)
+        except OSError as problem:
+            raise SpoolError(f"the spool's folders can't be made: {problem.strerror}") from problem
+
+    def begin(self, meta: ObjectMeta) -> Append:
+        """Start an object. SpoolFull below the free-space mark; SpoolError if the disk fails or `meta` doesn't fit."""
+        if refusal := self._trouble_now():
+            raise SpoolError(refusal)
+        self.check_space()
+        segment = self._lease()
+        try:
+            begun = begin_object(meta, generation=segment.generation, number=segment.number)
+        except SpoolError:
+            self.give_back(segment)
+            raise
+        return Append(self, segment, begun, self.max_object_bytes)
+
+    def append_event(self, kind: str, time: float, body: Mapping[str, object]) -> Committed:
+        """Write an event (`time` in seconds since the epoch, `body` of JSON values), durable on return.
+
+        Not refused below the free-space mark: the mark is there to leave room for it. SpoolError, SpoolFull.
+        """
+        payload = event_payload(kind, time, body)
+        segment = self._lease()
+        try:
+            begun = begin_event(kind, time, generation=segment.generation, number=segment.number)
+        except SpoolError:
+            self.give_back(segment)
+            raise
+        append = Append(self, segment, begun, len(payload))
+        append.write((payload,))
+        return append.commit()
+
+    def refusal(self) -> str | None:
+        """Why a new object would be refused now, in one sentence, or None. Tries a failed disk again, and makes room
+        by deleting segments kept for reuse."""
+        self._seal_old()
+        if trouble := self._trouble_now():
+            return trouble
+        try:
+            self.check_space()
+        except SpoolFull as problem:
+            return str(problem)
+        return None
+
+    def close(self) -> None:
+        """Seal every idle segment; those leased are sealed when their object ends. Nothing can begin any more."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, deque()
+        for segment in idle:
+            segment.seal()
+
+    # What follows is `Append`'s.
+
+    def give_back(self, segment: Segment) -> None:
+        """A lease ends and the segment is sound: for the next object, or sealed at its size."""
+        segment.idle_since = time.monotonic()
+        with self._lock:
+            keep = not self._closed and segment.offset < self._segment_bytes
+            if keep:
+                self._idle.append(segment)
+        if not keep:
+            segment.seal()
+        self._seal_old()
+
+    def failed(self, segment: Segment, problem: OSError) -> SpoolError:
+        """A payload could not be written. The error to raise: SpoolFull leaves the segment in use."""
+        if problem.errno in FULL:
+            self.give_back(segment)
+            return SpoolFull("the spool's file system is full")
+        return self.retire(segment, problem)
+
+    def retire(self, segment: Segment, problem: OSError) -> SpoolError:
+        """A header or sync failed: what the kernel holds of the segment can't be trusted any more."""
+        segment.unmark()
+        said = f"the spool's disk failed: {problem.strerror or problem}"
+        with self._lock:
+            self._trouble, self._next_probe = said, time.monotonic() + PROBE_SECONDS
+        self._record_retired([segment])
+        return SpoolError(said)
+
+    def committed(self, segment: Segment, end: int, chain: int) -> Committed:
+        """The record at the segment's end is durable and ends at byte `end`."""
+        at = Committed(segment.generation, segment.number, segment.offset, end)
+        segment.advance(end, chain)
+        self.give_back(segment)
+        self._on_commit(at)
+        return at
+
+    def check_space(self) -> None:
+        """SpoolFull below the free-space mark."""
+        try:
+            if self._disk.free_bytes(self._folder) >= self._min_free_bytes:
+                return
+            for path in free_files(self._folder):
+                self._disk.unlink(path)
+            free = self._disk.free_bytes(self._folder)
+        except OSError as problem:
+            raise SpoolError(f"the spool's disk failed: {problem.strerror or problem}") from problem
+        if free < self._min_free_bytes:
+            raise SpoolFull(f"{free} bytes are free for the spool, below its mark of {self._min_free_bytes}")
+
+    def _lease(self) -> Segment:
+        with self._lock:
+            if self._closed:
+                raise SpoolError("the spool is closed")
+            if self._idle:
+                return self._idle.pop()
+        try:
+            return self._open()
+        except OSError as problem:
+            if problem.errno in FULL:
+                raise SpoolFull("the spool's file system is full") from problem
+            said = f"the spool's disk failed: {problem.strerror or problem}"
+            with self._lock:
+                self._trouble, self._next_probe = said, time.monotonic() + PROBE_SECONDS
+            raise SpoolError(said) from problem
+
+    def _open(self) -> Segment:
+        return open_segment(
+            self._disk,
+            self._folder,
+            recycle=self._recycle,
+            segment_bytes=self._segment_bytes,
+            durable=self.durable,
+            now=time.time(),
+        )
+
+    def _trouble_now(self) -> str:
+        """What is wrong with the disk, "" if nothing; at most once a second it is tried with a fresh segment."""
+        with self._lock:
+            now = time.monotonic()
+            if not self._trouble or now < self._next_probe or self._closed:
+                return self._trouble
+            self._next_probe = now + PROBE_SECONDS
+            unmarked, self._unmarked = self._unmarked, []
+        try:
+            self._record_retired(unmarked)
+            segment = self._open()
+            try:
+                segment.sync()
+            except OSError:
+                segment.seal()
+                raise
+        except OSError:
+            return self._trouble
+        with self._lock:
+            self._trouble = ""
+        self.give_back(segment)
+        return ""
+
+    def _record_retired(self, segments: Sequence[Segment]) -> None:
+        for segment in segments:
+            try:
+                segment.retire()
+            except OSError:
+                # Its lock stays held, so no reader takes it for sealed; tried again with the next probe.
+                with self._lock:
+                    self._unmarked.append(segment)
+
+    def _seal_old(self) -> None:
+        old = []
+        with self._lock:
+            before = time.monotonic() - IDLE_SECONDS
+            while self._idle and (len(self._idle) > IDLE_SEGMENTS or self._idle[0].idle_since < before):
+                old.append(self._idle.popleft())
+        for segment in old:
+            segment.seal()
