@@ -7,7 +7,7 @@ DCMTK's `storescu` sends it there directly: only for those can a difference be b
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from tests.peers.node import RELAYPACS
 from tests.peers.orthanc import Orthanc
 from tests.samples import Sample, dataset_of, read_sample, rounds, samples, write_ct_series
 
-# storescu proposes what its options name, by transfer syntax; everything uncompressed is -x=
+# The option that makes storescu propose a transfer syntax first.
 _OPTION_OF_SYNTAX = {
-    "1.2.840.10008.1.2": "-x=",
+    "1.2.840.10008.1.2": "-xi",
     "1.2.840.10008.1.2.1": "-x=",
-    "1.2.840.10008.1.2.2": "-x=",
+    "1.2.840.10008.1.2.2": "-xb",
     "1.2.840.10008.1.2.1.99": "-xd",
     "1.2.840.10008.1.2.4.50": "-xy",
     "1.2.840.10008.1.2.4.51": "-xx",
@@ -57,32 +57,39 @@ def choose(folder: Path, slices: int) -> Chosen:
     for one in samples():
         if not one.sendable:
             left_out[f"can't be sent: {one.reason}"].append(one.name)
-    first, *others = rounds([one for one in samples() if one.sendable])
-    left_out["has the SOP Instance UID of another sample"] = [one.name for part in others for one in part]
-    files = []
-    for one, stored in _sent_directly(folder, first):
+    kept: list[Sample] = []
+    for one, stored in _sent_directly(folder, [one for one in samples() if one.sendable]):
         if stored is None:
             left_out["not stored when storescu sends it to Orthanc directly"].append(one.name)
         elif dataset_of(stored) != one.dataset():
             left_out["rewritten when storescu sends it to Orthanc directly"].append(one.name)
         else:
-            files.append(one)
+            kept.append(one)
+    # Orthanc keeps one object per SOP Instance UID, and many samples share theirs: the rarest transfer syntax wins.
+    of_syntax = Counter(one.transfer_syntax_uid for one in kept)
+    kept.sort(key=lambda one: (of_syntax[one.transfer_syntax_uid], one.name))
+    files, *others = rounds(kept)
+    left_out["has the SOP Instance UID of another that is sent"] = [one.name for part in others for one in part]
     generated = write_ct_series(folder / "ct-series", slices, seed="demo")
     return Chosen(files + [read_sample(path, f"generated/{path.name}") for path in generated], dict(left_out))
 
 
 def _sent_directly(folder: Path, files: list[Sample]) -> list[tuple[Sample, bytes | None]]:
     """What Orthanc stores of each file when nothing is in between; None where it stores nothing."""
+    found: list[tuple[Sample, bytes | None]] = []
     with Orthanc(folder / "orthanc-direct", environment={"TCP_NODELAY": "1"}) as direct:
 
         def send(one: Sample) -> None:
             option = _OPTION_OF_SYNTAX.get(one.transfer_syntax_uid, "-x=")
             storescu(direct.dicom_port, [one.path], options=[option, "-R", "-ts", "10", "-td", "10"])
 
-        with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-            list(pool.map(send, files))
-        stored = direct.files()
-    return [(one, stored.get(one.sop_instance_uid)) for one in files]
+        for part in rounds(files):
+            with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+                list(pool.map(send, part))
+            stored = direct.files()
+            found += [(one, stored.get(one.sop_instance_uid)) for one in part]
+            direct.clear()
+    return found
 
 
 def send_with_storescu(files: list[Sample], port: int) -> Iterator[tuple[int, str]]:

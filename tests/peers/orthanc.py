@@ -99,16 +99,25 @@ class Orthanc:
 
     def get(self, path: str) -> bytes:
         """Body of a GET of the REST API; RuntimeError unless it is 200."""
+        return self._request("GET", path)
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body)
             answer = connection.getresponse()
-            body = answer.read()
+            answered = answer.read()
         finally:
             connection.close()
         if answer.status != 200:
-            raise RuntimeError(f"Orthanc answered {answer.status} to GET {path}")
-        return body
+            raise RuntimeError(f"Orthanc answered {answer.status} to {method} {path}")
+        return answered
+
+    def clear(self) -> None:
+        """Delete everything it stores."""
+        patients = self.get_json("/patients")
+        if patients:
+            self._request("POST", "/tools/bulk-delete", json.dumps({"Resources": patients}).encode())
 
     def get_json(self, path: str) -> Any:
         """Decoded body of a GET of the REST API."""
