@@ -1,0 +1,187 @@
+"""The commands that ask the job table, as a person runs them, against a real one."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.rows import ACCESSION, PATIENT, STUDY, arrival, filled
+from tests.unit.cli.test_app import COMMAND, run
+
+CONFIG = """
+[node]
+state_dir = "{folder}"
+[[destination]]
+name = "pacs"
+kind = "dimse"
+host = "127.0.0.1"
+called_ae = "PACS"
+[[destination]]
+name = "archive"
+kind = "dicomweb"
+url = "http://127.0.0.1:1/dicom-web"
+"""
+LEDGER_KEYS = [
+    "received",
+    "instances",
+    "duplicates",
+    "dropped",
+    "unrouted",
+    "routed",
+    "delivered",
+    "pending",
+    "failed",
+    "held",
+    "discarded",
+    "imbalance",
+]
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A folder with a configuration, and no job table yet."""
+    (tmp_path / "relaypacs.toml").write_text(CONFIG.format(folder=tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def folder(empty: Path) -> Path:
+    """A folder with a configuration and a job table."""
+    filled(empty / "jobs.sqlite", now=time.time()).close()
+    return empty
+
+
+def test_queue_lists_every_destination_with_ages(folder: Path) -> None:
+    done = run("queue", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    assert lines[0] == ["destination", "queued", "active", "deferred", "held", "failed", "oldest", "waiting"]
+    assert lines[-2] == ["archive", "0", "0", "0", "0", "0", "-"]
+    assert lines[-1][:6] == ["pacs", "0", "0", "1", "0", "1"]
+    assert lines[-1][6:8] == ["4", "min"] or lines[-1][6:8] == ["5", "min"]
+    rows = json.loads(run("queue", "--json", cwd=folder).stdout)
+    assert [row["destination"] for row in rows] == ["archive", "pacs"]
+    assert (rows[1]["deferred"], rows[1]["failed"], rows[0]["oldest_seconds"]) == (1, 1, None)
+    assert 290 < rows[1]["oldest_seconds"] < 400
+
+
+@pytest.mark.parametrize("term", [STUDY, f"{STUDY}.0", ACCESSION, PATIENT])
+def test_trace_finds_a_study_by_everything_it_is_known_by(folder: Path, term: str) -> None:
+    done = run("trace", term, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for says in (
+        f"Study {STUDY}: CT, 4 instances, 20240501, accession number {ACCESSION}, patient ID {PATIENT}",
+        "from CT_1 (10.0.0.5:4242) as RELAYPACS; rule ct",
+        "no rule matched",
+        "pacs  delivered 1, deferred 1, failed 1",
+        "1 deferred, 1 attempt, next try in 6 min",
+        "pacs refuses the connection: start it",
+        "1 failed, 1 attempt: pacs says 0122",
+    ):
+        assert says in done.stdout
+
+
+def test_trace_of_one_instance_for_machines(folder: Path) -> None:
+    document = json.loads(run("trace", f"{STUDY}.2", "--json", cwd=folder).stdout)
+    (instance,) = document["instances"]
+    (delivery,) = instance["deliveries"]
+    assert instance["sop_instance_uid"] == f"{STUDY}.2"
+    assert instance["received_at"].endswith("+00:00")
+    assert (delivery["destination"], delivery["state"], delivery["attempts"]) == ("pacs", "deferred", 1)
+    assert delivery["next_attempt_at"] > delivery["queued_at"]
+
+
+def test_trace_of_the_unknown_says_so(folder: Path) -> None:
+    done = run("trace", "nobody\x1b[2J", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Nothing was received under 'nobody\\x1b[2J'" in done.stderr.replace("\\\\", "\\")
+    assert "\x1b" not in done.stderr
+    done = run("trace", "nobody", "--json", cwd=folder)
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"term": "nobody", "instances": []})
+
+
+def test_resend_queues_what_is_not_on_its_way(folder: Path) -> None:
+    done = run("resend", STUDY, "--to", "pacs", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "3 instances queued for pacs.\n")
+    assert "1 instance already on the way there" in done.stderr
+    assert json.loads(run("queue", "--json", cwd=folder).stdout)[1]["queued"] == 3
+    assert json.loads(run("ledger", "--json", cwd=folder).stdout)["imbalance"] == 0
+    done = run("resend", "9.9.9", "--to", "pacs", cwd=folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No such study" in done.stderr
+
+
+def test_a_destination_that_is_not_there_lists_those_that_are(folder: Path) -> None:
+    for arguments in (("resend", STUDY, "--to", "pasc"), ("echo", "pasc")):
+        done = run(*arguments, cwd=folder)
+        assert done.returncode == 2
+        assert done.stderr == "relaypacs: no destination is named 'pasc'; there is archive, pacs\n"
+
+
+def test_ledger_has_exactly_its_keys_and_balances(folder: Path) -> None:
+    done = run("ledger", "--json", cwd=folder)
+    book = json.loads(done.stdout)
+    assert (done.returncode, list(book)) == (0, LEDGER_KEYS)
+    assert (book["received"], book["unrouted"], book["routed"], book["delivered"]) == (4, 1, 3, 1)
+    assert json.loads(run("ledger", "--association", "assoc-1", "--json", cwd=folder).stdout) == book
+    assert json.loads(run("ledger", "--study", STUDY, "--json", cwd=folder).stdout) == book
+    done = run("ledger", cwd=folder)
+    assert done.stdout.splitlines()[-1] == "balanced"
+    done = run("ledger", "--study", "9.9", cwd=folder)
+    assert done.returncode == 1
+    assert "Nothing was received under '9.9'" in done.stderr
+
+
+def test_a_ledger_out_of_balance_is_exit_code_1(folder: Path) -> None:
+    with sqlite3.connect(folder / "jobs.sqlite") as table:
+        table.execute("DELETE FROM attempt WHERE delivery_id = 1")
+        table.execute("DELETE FROM delivery WHERE id = 1")
+    done = run("ledger", cwd=folder)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "imbalance 1")
+    assert json.loads(run("ledger", "--json", cwd=folder).stdout)["imbalance"] == 1
+
+
+def test_no_job_table_is_a_sentence_and_none_is_made(empty: Path) -> None:
+    for arguments in (("queue",), ("trace", "x"), ("ledger",), ("resend", "1.2", "--to", "pacs")):
+        done = run(*arguments, cwd=empty)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"relaypacs: there is no job table at {empty}/jobs.sqlite; ")
+    assert not (empty / "jobs.sqlite").exists()
+    (empty / "jobs.sqlite").touch()
+    done = run("queue", cwd=empty)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "relaypacs db migrate" in done.stderr
+    (empty / "jobs.sqlite").write_bytes(b"this is no database, and long enough to see" * 100)
+    done = run("queue", cwd=empty)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "Traceback" not in done.stderr
+
+
+def test_migrate_makes_the_job_table(empty: Path) -> None:
+    done = run("db", "migrate", cwd=empty)
+    assert (done.returncode, done.stdout) == (0, "")
+    done = run("queue", cwd=empty)
+    assert done.returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
+    store = filled(folder / "other.sqlite", now=time.time())
+    store.take_in("node-1", [arrival(n, now=0.0, study=f"{STUDY}.{n}") for n in range(100, 1100)], [], [], 0.0)
+    store.close()
+    (folder / "other.toml").write_text(
+        CONFIG.format(folder=folder) + f'[jobs]\nurl = "sqlite:///{folder}/other.sqlite"\n'
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {COMMAND} trace {PATIENT} -c other.toml | head -1"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
