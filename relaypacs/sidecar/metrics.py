@@ -58,6 +58,7 @@ class NodeStates(Collector):
     def __init__(self, config: Config, jobs: JobTable) -> None:
         self._config = config
         self._jobs = jobs
+        self._was_up = True
 
     def describe(self) -> list[Metric]:
         """Nothing: registering must not read disk or database."""
@@ -93,9 +94,10 @@ class NodeStates(Collector):
         try:
             reading = self._jobs.reading()
         except Exception as error:
-            log.event(log.WARNING, "metrics-without-jobs", "The job table did not answer.", error=type(error).__name__)
+            self._tell(False, type(error).__name__)
             yield _gauge("relaypacs_job_table_up", {(): 0})
             return
+        self._tell(True)
         yield _gauge("relaypacs_job_table_up", {(): 1})
         configured = {destination.name for destination in self._config.destination}
         counts: dict[tuple[str, ...], float] = {(name, state.value): 0 for name in configured for state in OWED_STATES}
@@ -108,6 +110,15 @@ class NodeStates(Collector):
         entries = asdict(reading.ledger)
         yield _gauge("relaypacs_ledger_imbalance", {(): entries.pop("imbalance")})
         yield _gauge("relaypacs_ledger", {(entry,): count for entry, count in entries.items()})
+
+    def _tell(self, up: bool, error: str = "") -> None:
+        """One line per change, not per scrape."""
+        if up != self._was_up:
+            self._was_up = up
+            level, said = (
+                (log.INFO, "The job table answers again.") if up else (log.WARNING, "The job table is silent.")
+            )
+            log.event(level, "job-table-seen", said, error=error)
 
 
 def _gauge(name: str, values: dict[tuple[str, ...], float]) -> GaugeMetricFamily:
