@@ -152,10 +152,16 @@ class Stream:
             pass
         return False
 
-    def half_close(self) -> None:
-        """Tell the peer that nothing more comes."""
+    def interrupt(self, last_words: bytes) -> None:
+        """From another thread: say something if nobody is sending, and make every read and write end now."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+            if self._lock.acquire(blocking=False):
+                try:
+                    self._socket.send(last_words, socket.MSG_DONTWAIT)
+                finally:
+                    self._lock.release()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; idempotent."""

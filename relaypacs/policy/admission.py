@@ -1,0 +1,120 @@
+"""Who may associate with this node: an A-ASSOCIATE-RQ's names and address against the configuration.
+
+`receive.edge` asks `admit` before anything is built for a connection; intake asks `find_caller` for the policies of a
+caller. Pure. A rejection carries the standard's result, source and reason (PS3.8 9.3.4) for the peer, a fixed word
+for the metric, and a sentence that names the mend for the log.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relaypacs.config.model import Caller, Receive
+from relaypacs.dicom.pdu import APPLICATION_CONTEXT, AssociateHead
+from relaypacs.policy.aetitle import clean_ae_title, same_ae_title
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Welcome: under which entry of the configuration, with both AE titles cleaned."""
+
+    caller: Caller
+    calling_ae: str
+    called_ae: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Not welcome: the A-ASSOCIATE-RJ to answer, a word for the metric, a sentence for people."""
+
+    result: int
+    source: int
+    reason: int
+    word: str
+    sentence: str
+
+
+# Result, source, reason of PS3.8 9.3.4 and the metric's word for each.
+CALLING_AE = (1, 1, 3, "calling-ae")
+CALLED_AE = (1, 1, 7, "called-ae")
+APPLICATION = (1, 1, 2, "application-context")
+PROTOCOL = (1, 2, 2, "protocol-version")
+ASSOCIATION_LIMIT = (2, 3, 2, "association-limit")
+NO_SPACE = (2, 3, 2, "no-space")
+
+
+def admit(head: AssociateHead, peer_host: str, receive: Receive, callers: Sequence[Caller]) -> Admitted | Rejected:
+    """Decide by protocol version, application context, called AE title, then calling AE title and address.
+
+    `peer_host` is the numeric address of the peer. Nobody is admitted who no `[[caller]]` names; a blank AE title
+    names nobody, whatever the pattern (PS3.8 9.3.2).
+    """
+    calling_ae, called_ae = clean_ae_title(head.calling_ae), clean_ae_title(head.called_ae)
+    sensitive = receive.ae_titles_case_sensitive
+    if not head.protocol_version & 0x0001:  # bit 0 is version 1; only that bit is tested
+        return Rejected(*PROTOCOL, "the peer speaks no version 1 of the upper layer protocol")
+    if head.application_context != APPLICATION_CONTEXT:
+        return Rejected(*APPLICATION, "the peer proposed another application context than DICOM's")
+    if not called_ae or (
+        receive.check_called_ae
+        and not any(same_ae_title(called_ae, ours, case_sensitive=sensitive) for ours in receive.ae_titles)
+    ):
+        return Rejected(
+            *CALLED_AE, "the called AE title is not ours: add it to [receive] ae_titles, or correct it at the sender"
+        )
+    if find_caller(callers, calling_ae, case_sensitive=sensitive) is None:
+        return Rejected(*CALLING_AE, "no [[caller]] has this calling AE title: add one")
+    caller = find_caller(callers, calling_ae, case_sensitive=sensitive, peer_host=peer_host)
+    if caller is None:
+        return Rejected(*CALLING_AE, "the [[caller]] of this calling AE title may not connect from this address")
+    return Admitted(caller, calling_ae, called_ae)
+
+
+def find_caller(
+    callers: Sequence[Caller], calling_ae: str, *, case_sensitive: bool, peer_host: str | None = None
+) -> Caller | None:
+    """The entry for a cleaned calling AE title: an exact title before a pattern, else the first in the file.
+
+    `peer_host`, if given, must lie in one of the entry's networks (an entry without networks takes any).
+    """
+    found = None
+    for caller in callers:
+        if not _title_matches(caller.ae_title, calling_ae, case_sensitive):
+            continue
+        if peer_host is not None and not _address_matches(caller.networks, peer_host):
+            continue
+        if same_ae_title(caller.ae_title, calling_ae, case_sensitive=case_sensitive):
+            return caller
+        found = found or caller
+    return found
+
+
+def _title_matches(pattern: str, title: str, case_sensitive: bool) -> bool:
+    return bool(title) and _pattern(pattern, case_sensitive).match(title) is not None
+
+
+@functools.lru_cache(maxsize=4096)
+def _pattern(pattern: str, case_sensitive: bool) -> re.Pattern[str]:
+    # Not fnmatch: brackets are legal in AE titles and mean themselves.
+    escaped = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.compile(escaped + r"\Z", re.DOTALL if case_sensitive else re.DOTALL | re.IGNORECASE)
+
+
+def _address_matches(networks: tuple[str, ...], peer_host: str) -> bool:
+    if not networks:
+        return True
+    try:
+        address = ipaddress.ip_address(peer_host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)  # an IPv4 peer on an IPv6 listener
+    return any((mapped or address) in network for network in _networks(networks))
+
+
+@functools.lru_cache(maxsize=4096)
+def _networks(networks: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(network, strict=False) for network in networks)

@@ -1,0 +1,303 @@
+"""The edge: accepts connections, reads each A-ASSOCIATE-RQ within bounds, admits it, and only then spends a thread.
+
+One selectors loop per receive process, run by `receive.process`. A connection that has not asked for an association
+costs a file descriptor and the bytes it sent; nobody can stall the loop. Whoever is refused gets the standard's
+answer, one log line and a metric; a bare connect and close (a load balancer's) is a debug line.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import selectors
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import Gauge
+
+from relaypacs import log
+from relaypacs.config.model import Caller
+from relaypacs.dicom.pdu import (
+    A_ASSOCIATE_RQ,
+    HEADER,
+    HEADER_BYTES,
+    AbortReason,
+    PduError,
+    abort_pdu,
+    check_other,
+    read_associate_head,
+    reject_pdu,
+)
+from relaypacs.policy.admission import ASSOCIATION_LIMIT, NO_SPACE, Admitted, Rejected, admit
+from relaypacs.policy.aetitle import clean_ae_title
+from relaypacs.receive.serving import REJECTED, Room, Serving
+
+OPEN = Gauge("relaypacs_associations_open", "Associations open now.", multiprocess_mode="livesum")
+
+_ACCEPTS_PER_TURN = 64
+_READ_BYTES = 65536
+_MAX_WAITING_BYTES = 64 << 20
+"""Bytes of unfinished association requests a process holds in all; beyond, the one that brings more is aborted."""
+_ACCEPT_PAUSE_SECONDS = 0.2
+"""How long accepting rests when the process has no file descriptor left."""
+
+
+def new_association_id(now: float) -> str:
+    """20 hexadecimal digits: 12 of milliseconds since 1970, so that ids sort by time, and 8 random ones."""
+    return f"{int(now * 1000):012x}{secrets.token_hex(4)}"
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A connection without an association: its request is being read, or its close awaited."""
+
+    sock: socket.socket
+    host: str
+    peer: str
+    deadline: float
+    received: bytearray = field(default_factory=bytearray)
+    refused: bool = False
+
+
+class Edge:
+    """The accept loop of one receive process."""
+
+    def __init__(self, room: Room, callers: Sequence[Caller], listeners: Sequence[socket.socket]) -> None:
+        self._room = room
+        self._callers = callers
+        self._listeners = listeners
+        self._selector = selectors.DefaultSelector()
+        # Each in the order of its deadlines: every connection of a kind waits equally long.
+        self._reading: OrderedDict[_Waiting, None] = OrderedDict()
+        self._closing: OrderedDict[_Waiting, None] = OrderedDict()
+        self._waiting_bytes = 0
+        self._accept_again_at: float | None = None
+        self._serving: dict[Serving, threading.Thread] = {}
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Serve until the room is told to stop, then close the listeners and what has no association yet."""
+        self._selector.register(self._room.stop_fd, selectors.EVENT_READ, None)
+        self._listen(True)
+        while not self._room.stopping():
+            for key, _ in self._selector.select(self._patience()):
+                if isinstance(key.data, _Waiting):
+                    self._readable(key.data)
+                elif key.data is not None:
+                    self._accept(key.data)
+            self._expire(time.monotonic())
+        for waiting in (*self._reading, *self._closing):
+            self._close(waiting)
+        for listener in self._listeners:
+            listener.close()
+        self._selector.close()
+
+    def drain(self, grace_seconds: float, force_seconds: float = 2.0) -> bool:
+        """Wait for associations to end; abort those that have not after the grace. Whether all ended."""
+        if self._join(grace_seconds):
+            return True
+        with self._lock:
+            left = list(self._serving)
+        for serving in left:
+            serving.force_end()
+        return self._join(force_seconds)
+
+    def _join(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._lock:
+                threads = list(self._serving.values())
+            if not threads:
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            threads[0].join(left)
+
+    # Connections
+
+    def _listen(self, on: bool) -> None:
+        for listener in self._listeners:
+            if on:
+                listener.setblocking(False)
+                self._selector.register(listener, selectors.EVENT_READ, listener)
+            else:
+                self._selector.unregister(listener)
+
+    def _patience(self) -> float | None:
+        deadlines = [next(iter(queue)).deadline for queue in (self._reading, self._closing) if queue]
+        if self._accept_again_at is not None:
+            deadlines.append(self._accept_again_at)
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, name = listener.accept()
+            except BlockingIOError:
+                return  # another receive process was faster
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.event(log.ERROR, "accept-paused", "no file descriptor or memory left for another connection")
+                    self._listen(False)
+                    self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE_SECONDS
+                    return
+                continue  # that connection is gone already
+            sock.setblocking(False)
+            host = str(name[0])
+            peer = f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
+            deadline = time.monotonic() + self._room.receive.association_request_timeout_seconds
+            waiting = _Waiting(sock, host, peer, deadline)
+            self._reading[waiting] = None
+            self._selector.register(sock, selectors.EVENT_READ, waiting)
+            self._readable(waiting)  # the request has often come with the connection
+
+    def _expire(self, now: float) -> None:
+        for queue in (self._reading, self._closing):
+            while queue and (waiting := next(iter(queue))).deadline <= now:
+                if not waiting.refused:
+                    level = log.WARNING if waiting.received else log.INFO
+                    log.event(level, "association-request-timeout", "no A-ASSOCIATE-RQ came in time", peer=waiting.peer)
+                self._close(waiting)
+        if self._accept_again_at is not None and self._accept_again_at <= now:
+            self._accept_again_at = None
+            self._listen(True)
+
+    def _close(self, waiting: _Waiting) -> None:
+        self._forget(waiting)
+        waiting.sock.close()
+
+    def _forget(self, waiting: _Waiting) -> None:
+        self._selector.unregister(waiting.sock)
+        self._reading.pop(waiting, None)
+        self._closing.pop(waiting, None)
+        self._waiting_bytes -= len(waiting.received)
+
+    def _readable(self, waiting: _Waiting) -> None:
+        try:
+            data = waiting.sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            if not waiting.refused:
+                level = log.INFO if waiting.received else log.DEBUG
+                log.event(level, "connection-closed", "closed before an association was requested", peer=waiting.peer)
+            self._close(waiting)
+        elif not waiting.refused:
+            waiting.received += data
+            self._waiting_bytes += len(data)
+            try:
+                self._request(waiting)
+            except PduError as error:
+                self._abort(waiting, error)
+
+    # Requests
+
+    def _request(self, waiting: _Waiting) -> None:
+        """Look at what has come: nothing to do yet, or a whole request to decide on. Raises `PduError`."""
+        received = waiting.received
+        if len(received) < HEADER_BYTES:
+            return
+        kind, length = HEADER.unpack_from(received)
+        limit = self._room.receive.max_association_request_bytes
+        check_other(kind, length, associated=False, max_associate_bytes=limit)
+        if kind != A_ASSOCIATE_RQ:
+            raise PduError(AbortReason.UNEXPECTED_PDU, "the first PDU is no A-ASSOCIATE-RQ")
+        if len(received) < HEADER_BYTES + length:
+            if self._waiting_bytes > _MAX_WAITING_BYTES:
+                raise PduError(AbortReason.NOT_SPECIFIED, "too many association requests are unfinished")
+            return
+        whole = HEADER_BYTES + length
+        request, rest = bytes(received[:whole]), bytes(received[whole:])
+        head = read_associate_head(request[HEADER_BYTES:])
+        decision = admit(head, waiting.host, self._room.receive, self._callers)
+        if isinstance(decision, Admitted):
+            decision = self._room_for(decision)
+        if isinstance(decision, Rejected):
+            self._reject(waiting, decision, clean_ae_title(head.calling_ae), clean_ae_title(head.called_ae))
+        else:
+            self._serve(waiting, decision, request, rest)
+
+    def _room_for(self, admitted: Admitted) -> Admitted | Rejected:
+        """Overload is transient (2/3/2), so that the modality tries again."""
+        if len(self._serving) >= self._room.receive.max_associations:
+            return Rejected(*ASSOCIATION_LIMIT, "too many associations are open: raise [receive] max_associations")
+        no_space = self._room.spool.refusal()
+        return admitted if no_space is None else Rejected(*NO_SPACE, no_space)
+
+    def _reject(self, waiting: _Waiting, rejected: Rejected, calling_ae: str, called_ae: str) -> None:
+        REJECTED.labels(rejected.word).inc()
+        log.event(
+            log.WARNING,
+            "association-rejected",
+            rejected.sentence,
+            user_id=calling_ae,
+            called_ae=called_ae,
+            peer=waiting.peer,
+            reason=rejected.word,
+            answer=f"{rejected.result}/{rejected.source}/{rejected.reason}",
+        )
+        self._refuse(waiting, reject_pdu(rejected.result, rejected.source, rejected.reason))
+
+    def _abort(self, waiting: _Waiting, error: PduError) -> None:
+        sentence = str(error)
+        if waiting.received[:2] == b"\x16\x03":
+            sentence = "the peer speaks TLS, and this port does not"
+        REJECTED.labels("request").inc()
+        log.event(log.WARNING, "association-request-broken", sentence, peer=waiting.peer, reason=int(error.reason))
+        self._refuse(waiting, abort_pdu(2, error.reason))
+
+    def _refuse(self, waiting: _Waiting, last_words: bytes) -> None:
+        """Answer, then wait for the peer to close (ARTIM, PS3.8 9.1.5)."""
+        waiting.refused = True
+        self._waiting_bytes -= len(waiting.received)
+        waiting.received = bytearray()
+        try:
+            waiting.sock.send(last_words)
+        except OSError:
+            self._close(waiting)
+            return
+        self._reading.pop(waiting, None)
+        waiting.deadline = time.monotonic() + self._room.receive.release_timeout_seconds
+        self._closing[waiting] = None
+
+    def _serve(self, waiting: _Waiting, admitted: Admitted, request: bytes, rest: bytes) -> None:
+        self._forget(waiting)
+        try:
+            serving = Serving(
+                self._room,
+                waiting.sock,
+                admitted,
+                request=request,
+                rest=rest,
+                association_id=new_association_id(time.time()),
+            )
+            thread = threading.Thread(target=self._run, args=(serving,), name="association", daemon=True)
+            with self._lock:
+                self._serving[serving] = thread
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads
+                self._served(serving)
+                raise
+        except (OSError, RuntimeError) as error:
+            log.event(log.ERROR, "association-failed", "it could not be served", error=type(error).__name__)
+            waiting.sock.close()
+
+    def _run(self, serving: Serving) -> None:
+        OPEN.inc()
+        try:
+            serving.run()
+        finally:
+            OPEN.dec()
+            self._served(serving)
+
+    def _served(self, serving: Serving) -> None:
+        with self._lock:
+            self._serving.pop(serving, None)

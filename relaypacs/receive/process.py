@@ -1,0 +1,59 @@
+"""A receive process: `run` is called by `node` in the child, with the inherited listeners and its own spool writer.
+
+Returns after the order to stop: nothing new is accepted, running C-STOREs are finished and answered within the grace
+period, idle associations are aborted at once, the rest when the grace is over. Whatever was answered with Success is
+in the spool by then, as always.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from relaypacs import log
+from relaypacs.config.model import Config
+from relaypacs.dicom.contexts import storage_offer
+from relaypacs.receive.edge import Edge
+from relaypacs.receive.serving import Room
+from relaypacs.spool.writer import SpoolWriter
+from relaypacs.upper.reader import Buffers
+
+READ_BUFFER_BYTES = 256 << 10
+"""What an association in motion leases: several PDUs, and small enough to stay in the processor's cache."""
+
+
+class StopOrder(Protocol):
+    """The order to stop: an event, and a file descriptor that is readable once it is set."""
+
+    @property
+    def event(self) -> threading.Event:
+        """Set once."""
+        ...
+
+    def fileno(self) -> int:
+        """Readable from then on."""
+        ...
+
+
+def run(config: Config, *, listeners: Sequence[socket.socket], spool: SpoolWriter, stop: StopOrder) -> None:
+    """Receive on `listeners` (bound, listening; closed at the end) into `spool` until `stop`.
+
+    The spool writer stays open: the caller closes it afterwards.
+    """
+    receive = config.receive
+    room = Room(
+        receive=receive,
+        offer=storage_offer(receive.transfer_syntaxes, receive.private_sop_classes),
+        spool=spool,
+        buffers=Buffers(READ_BUFFER_BYTES),
+        stop_fd=stop.fileno(),
+        stopping=stop.event.is_set,
+    )
+    edge = Edge(room, config.caller, listeners)
+    if not config.caller:
+        log.event(log.WARNING, "nobody-admitted", "no [[caller]] is configured: every association will be rejected")
+    edge.run()
+    if not edge.drain(receive.grace_seconds):
+        log.event(log.ERROR, "associations-left", "some associations did not end in time")

@@ -1,0 +1,296 @@
+"""One admitted association from its A-ASSOCIATE-RQ to its end, in a thread of its own.
+
+`receive.edge` starts `Serving.run` in a new thread. It negotiates, serves C-STORE through the lane and everything
+else through pynetdicom, and at the end appends the association's end to the spool, with the exact number of objects.
+Never raises: what happens is an outcome, a log line and a metric.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import Counter
+
+from relaypacs import log
+from relaypacs.config.model import Receive
+from relaypacs.dicom.command import (
+    C_CANCEL_RQ,
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    RESPONSE,
+    UNRECOGNIZED_OPERATION,
+    CommandError,
+    CommandSet,
+    decode_command,
+    encode_response,
+)
+from relaypacs.dicom.contexts import Offer
+from relaypacs.dicom.pdu import AbortReason, PduError, abort_pdu, message_buffers
+from relaypacs.errors import RelayPacsError
+from relaypacs.policy.admission import Admitted
+from relaypacs.receive.lane import Lane
+from relaypacs.spool.writer import SpoolWriter
+from relaypacs.upper.accept import abort, accept, release
+from relaypacs.upper.element import InlineAssociation
+from relaypacs.upper.reader import Buffers, Command, Pdu, Reader
+from relaypacs.upper.stream import Stream
+
+ASSOCIATIONS = Counter("relaypacs_associations_total", "Associations that ended, by how.", ["outcome"])
+REJECTED = Counter(
+    "relaypacs_association_rejected_total", "Association requests answered with A-ASSOCIATE-RJ or A-ABORT.", ["reason"]
+)
+
+RELEASED, ABORTED, PEER_ABORTED = "released", "aborted", "peer-aborted"
+CONNECTION_LOST, TIMEOUT, SHUTDOWN = "connection-lost", "timeout", "shutdown"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What every association of a receive process shares. `stop_fd` is readable once `stopping()` is true."""
+
+    receive: Receive
+    offer: Offer
+    spool: SpoolWriter
+    buffers: Buffers
+    stop_fd: int
+    stopping: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    outcome: str
+    reason: str = ""
+
+
+class Serving:
+    """An association that the edge admitted."""
+
+    def __init__(
+        self,
+        room: Room,
+        sock: socket.socket,
+        admitted: Admitted,
+        *,
+        request: bytes,
+        rest: bytes,
+        association_id: str,
+    ) -> None:
+        """`request` is the A-ASSOCIATE-RQ PDU, whole; `rest` what had already come behind it."""
+        self._room = room
+        self._sock = sock
+        self._admitted = admitted
+        self._request = request
+        self._association_id = association_id
+        receive = room.receive
+        self._stream = Stream(sock, send_timeout_seconds=receive.pdu_timeout_seconds)
+        self._peer = self._stream.peer()
+        self._reader = Reader(
+            self._stream,
+            room.buffers,
+            max_pdu_bytes=receive.max_pdu_bytes,
+            max_command_bytes=receive.max_command_bytes,
+            pdu_timeout_seconds=receive.pdu_timeout_seconds,
+            first=rest,
+        )
+        self._forced = False
+        self._lane: Lane | None = None
+
+    def force_end(self) -> None:
+        """From another thread, when the grace period is over: A-ABORT, and let every read and write fail."""
+        self._forced = True
+        self._stream.interrupt(abort_pdu(0, 0))
+
+    def run(self) -> None:
+        """Serve it to its end."""
+        started_at = time.time()
+        association: InlineAssociation | None = None
+        end: _End | None = None
+        try:
+            association = accept(
+                self._sock,
+                self._stream,
+                self._reader,
+                Pdu(1, self._request),
+                ae_title=self._admitted.called_ae,
+                offer=self._room.offer,
+                max_pdu_bytes=self._room.receive.max_pdu_bytes,
+                timeout_seconds=self._room.receive.pdu_timeout_seconds,
+            )
+            if not association.is_established:
+                self._not_established(association)
+                return
+            end = self._serve(association)
+        except Exception as error:  # a bug of ours: the peer gets an abort, the log a line, the process lives
+            log.event(
+                log.ERROR,
+                "association-failed",
+                "unexpected internal error, association aborted",
+                trace_id=self._association_id,
+                user_id=self._admitted.calling_ae,
+                error=type(error).__name__,
+            )
+            end = _End(ABORTED, "unexpected internal error")
+            if association is not None:
+                abort(association)
+        finally:
+            self._close(association, end, started_at)
+
+    def _close(self, association: InlineAssociation | None, end: _End | None, started_at: float) -> None:
+        if end is not None:
+            self._record(_End(SHUTDOWN, "the grace period was over") if self._forced else end, started_at)
+        if association is not None:
+            association.inline.close(0.0 if self._forced else self._room.receive.release_timeout_seconds)
+        self._stream.close()
+
+    def _not_established(self, association: InlineAssociation) -> None:
+        if association.is_rejected:
+            word, sentence = "user-identity", "it proposes a user identity, which can't be verified on this listener"
+        else:
+            word, sentence = "request", _ended_by(association).reason
+        REJECTED.labels(word).inc()
+        log.event(
+            log.WARNING,
+            "association-rejected",
+            sentence,
+            trace_id=self._association_id,
+            user_id=self._admitted.calling_ae,
+            reason=word,
+            peer=self._peer,
+        )
+
+    def _serve(self, association: InlineAssociation) -> _End:
+        inline, receive, room = association.inline, self._room.receive, self._room
+        length = association.requestor.maximum_length
+        self._lane = Lane(
+            room.spool,
+            self._stream,
+            self._reader,
+            association_id=self._association_id,
+            calling_ae=self._admitted.calling_ae,
+            called_ae=self._admitted.called_ae,
+            peer=self._peer,
+            peer_max_pdu_bytes=16384 if length is None else length,
+        )
+        contexts = {
+            number: (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+            for number, context in association._accepted_cx.items()
+        }
+
+        def read() -> Command | Pdu | None:
+            return self._reader.read_command(receive.idle_timeout_seconds, room.stop_fd, room.stopping)
+
+        while inline.state == "Sta6":
+            try:
+                part = inline.next_part(read)
+                if part is None or room.stopping():
+                    abort(association)
+                    return _End(SHUTDOWN, "the node stops")
+                if isinstance(part, Command):
+                    cut = self._command(association, contexts, self._lane, part)
+                    if cut is not None:
+                        inline.take(cut)
+                else:
+                    inline.take(part)
+            except CommandError as error:
+                inline.fail(PduError(AbortReason.INVALID_PARAMETER, str(error)))
+            except (PduError, OSError, EOFError) as error:
+                inline.fail(error)
+        if inline.state == "Sta8":
+            release(association)
+            return _End(RELEASED)
+        return _ended_by(association)
+
+    def _command(
+        self, association: InlineAssociation, contexts: dict[int, tuple[str, str]], lane: Lane, command: Command
+    ) -> Pdu | None:
+        """Serve one DIMSE message; a `Pdu` if one cut it."""
+        request = decode_command(command.data)
+        if command.context_id not in contexts:
+            raise PduError(AbortReason.INVALID_PARAMETER, "a message in a presentation context that was not accepted")
+        if request.field & RESPONSE:
+            raise PduError(AbortReason.UNEXPECTED_PDU, "a response to a request we never made")
+        if request.field == C_CANCEL_RQ:
+            return None  # nothing that could be cancelled runs now (PS3.7 9.3.2.3: no answer)
+        if request.message_id is None:
+            raise PduError(AbortReason.INVALID_PARAMETER, "a request without Message ID")
+        abstract_syntax, transfer_syntax = contexts[command.context_id]
+        if request.field == C_STORE_RQ:
+            return lane.store(
+                command.context_id,
+                abstract_syntax,
+                transfer_syntax,
+                request,
+                is_storage=abstract_syntax in self._room.offer.storage,
+            )
+        if request.field == C_ECHO_RQ and not request.has_dataset:
+            association.inline.deliver(command, request)
+            _, message = association.dimse.get_msg(block=False)
+            if message is not None:
+                association._serve_request(message, command.context_id)
+            return None
+        return self._unrecognized(command.context_id, request, lane)
+
+    def _unrecognized(self, context_id: int, request: CommandSet, lane: Lane) -> Pdu | None:
+        """Answer 0211 to what this node doesn't do, after its dataset."""
+        if request.has_dataset:
+            cut = self._reader.read_dataset(context_id, lambda fragments: None)
+            if cut is not None:
+                return cut
+        response = encode_response(request, UNRECOGNIZED_OPERATION)
+        self._stream.send(b"".join(message_buffers(context_id, response, None, lane.peer_max_pdu_bytes)))
+        return None
+
+    def _record(self, end: _End, started_at: float) -> None:
+        ended_at = time.time()
+        objects = self._lane.tally.objects if self._lane else 0
+        size = self._lane.tally.bytes if self._lane else 0
+        ASSOCIATIONS.labels(end.outcome).inc()
+        body = {
+            "association_id": self._association_id,
+            "calling_ae": self._admitted.calling_ae,
+            "called_ae": self._admitted.called_ae,
+            "peer": self._peer,
+            "started_at": started_at,
+            "ended_at": ended_at,
+            "outcome": end.outcome,
+            "objects": objects,
+            "bytes": size,
+            "reason": end.reason,
+        }
+        recorded = True
+        try:
+            self._room.spool.append_event("association", ended_at, body)
+        except (RelayPacsError, OSError):
+            recorded = False
+        log.event(
+            log.INFO if end.outcome in (RELEASED, SHUTDOWN) and recorded else log.WARNING,
+            "association-ended",
+            end.reason or "released by the peer",
+            trace_id=self._association_id,
+            user_id=self._admitted.calling_ae,
+            outcome=end.outcome,
+            called_ae=self._admitted.called_ae,
+            peer=self._peer,
+            objects=objects,
+            bytes=size,
+            seconds=round(ended_at - started_at, 3),
+            recorded=recorded,
+        )
+
+
+def _ended_by(association: InlineAssociation) -> _End:
+    """How an association ended that nobody released."""
+    inline = association.inline
+    if inline.peer_abort is not None:
+        source, reason = inline.peer_abort
+        return _End(PEER_ABORTED, f"the peer aborted ({source}/{reason})")
+    if inline.timed_out:
+        return _End(TIMEOUT, "the peer was silent for too long")
+    if inline.aborted_because:
+        return _End(ABORTED, inline.aborted_because)
+    if inline.lost_because:
+        return _End(CONNECTION_LOST, inline.lost_because)
+    return _End(ABORTED, "aborted")
