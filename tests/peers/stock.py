@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts, _config, build_context, evt
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from tests.peers.dcmtk import run
 from tests.peers.ports import free_port
+from tests.samples import Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +121,38 @@ def storescu(
     """pynetdicom's own `storescu` program, to 127.0.0.1."""
     command = [sys.executable, "-m", "pynetdicom", "storescu", "127.0.0.1", str(port), *map(str, paths)]
     return run([*command, "-aet", calling, "-aec", called, *options], timeout_seconds)
+
+
+def send_exactly(port: int, sent: Sequence[Sample], *, called: str = "RELAYPACS", calling: str = "STOCK") -> list[str]:
+    """Send files byte for byte with pynetdicom as a storage SCU; what each was answered, in order.
+
+    That is the C-STORE status in hexadecimal (`0000`), `no context` when the peer accepts none for the file's SOP
+    class and transfer syntax, or `no answer` when the association ended instead (the next file gets a new one).
+    """
+    contexts = list(dict.fromkeys((one.sop_class_uid, one.transfer_syntax_uid) for one in sent))
+    ae = AE(ae_title=calling)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 5
+    association: Any = None
+    answers: list[str] = []
+    before, _config.STORE_SEND_CHUNKED_DATASET = _config.STORE_SEND_CHUNKED_DATASET, True
+    try:
+        for one in sent:
+            if association is None or not association.is_established:
+                proposed = [build_context(*context) for context in contexts]
+                association = ae.associate("127.0.0.1", port, proposed, ae_title=called)
+            answers.append(_store(association, one))
+    finally:
+        _config.STORE_SEND_CHUNKED_DATASET = before
+    if association is not None and association.is_established:
+        association.release()
+    return answers
+
+
+def _store(association: Any, one: Sample) -> str:
+    if not association.is_established:
+        return "no association"
+    accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
+    if (one.sop_class_uid, one.transfer_syntax_uid) not in accepted:
+        return "no context"
+    status = association.send_c_store(one.path)
+    return f"{status.Status:04X}" if "Status" in status else "no answer"
