@@ -42,6 +42,7 @@ class SpoolWriter:
         recycle: bool,
         durable: bool,
         on_commit: Callable[[Committed], None],
+        idle_seconds: float = IDLE_SECONDS,
         disk: Disk | None = None,
     ) -> None:
         """`durable=False` leaves out every sync: for benchmarks. `on_commit` is called in the committing thread."""
@@ -49,6 +50,7 @@ class SpoolWriter:
         self._segment_bytes, self._min_free_bytes = segment_bytes, min_free_bytes
         self._recycle, self._on_commit = recycle, on_commit
         self.max_object_bytes, self.durable = max_object_bytes, durable
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._idle: deque[Segment] = deque()
         self._unmarked: list[Segment] = []
@@ -220,7 +222,7 @@ class SpoolWriter:
     def _seal_old(self) -> None:
         old = []
         with self._lock:
-            before = time.monotonic() - IDLE_SECONDS
+            before = time.monotonic() - self._idle_seconds
             while self._idle and (len(self._idle) > IDLE_SEGMENTS or self._idle[0].idle_since < before):
                 old.append(self._idle.popleft())
         for segment in old:

@@ -1,0 +1,172 @@
+"""The writer: what it commits is what is read, from any number of threads; what it abandons never was."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relaypacs.errors import SpoolError, SpoolFull
+from relaypacs.model import Committed, EventRecord, ObjectRecord
+from relaypacs.spool import writer as spool_writer
+from tests.unit.spool.made import data, meta, put, read_all, reader, writer
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["commit", "commit", "commit", "abandon", "event"]),
+        st.integers(0, 30_000),
+        st.integers(1, 9000),
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(steps, min_size=1, max_size=4), st.sampled_from([1 << 14, 1 << 20]), st.integers(1, 3))
+def test_any_sequence_from_several_threads_round_trips(
+    tmp_path_factory: pytest.TempPathFactory, plans: list[list[tuple[str, int, int]]], segment_bytes: int, lives: int
+) -> None:
+    folder = tmp_path_factory.mktemp("spool")
+    read = reader(folder)
+    for life in range(lives):
+        told: list[Committed] = []
+        committed: dict[Committed, bytes | tuple[str, int]] = {}
+        spool = writer(folder, segment_bytes=segment_bytes, on_commit=told.append)
+
+        def run(plan: list[tuple[str, int, int]], seed: int, spool=spool, committed=committed) -> None:  # type: ignore[no-untyped-def]
+            for step, (what, length, fragment) in enumerate(plan):
+                if what == "event":
+                    committed[spool.append_event("audit", 1.5, {"step": step, "x": "é" * (length // 9)})] = (
+                        "audit",
+                        step,
+                    )
+                    continue
+                payload = data(length, seed + step)
+                append = spool.begin(meta(seed + step))
+                pieces = [memoryview(payload)[at : at + fragment] for at in range(0, length, fragment)]
+                for at in range(0, len(pieces), 2):
+                    append.write(pieces[at : at + 2])
+                assert append.dataset_length == length
+                if what == "commit":
+                    committed[append.commit()] = payload
+                append.abandon()
+
+        threads = [threading.Thread(target=run, args=(plan, life * 100 + index)) for index, plan in enumerate(plans)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(repr, told)) == sorted(map(repr, committed))
+        if life % 2 == 0:
+            spool.close()
+        found = {record.at: record for generation in read.generations() for record in read_all(read, generation, 3)}
+        assert found.keys() == committed.keys()
+        for at, record in found.items():
+            if isinstance(record, EventRecord):
+                assert (record.kind, record.body["step"]) == committed[at]
+            else:
+                with read.pin(at.generation) as pin:
+                    assert pin.view(record.dataset_offset, record.dataset_length) == committed[at]
+        spool.close()
+        for generation in read.generations():
+            assert read.free(generation)
+    read.close()
+
+
+def test_a_lease_is_per_object_and_the_last_returned_is_the_next_used(tmp_path: Path) -> None:
+    spool = writer(tmp_path)
+    one, two = spool.begin(meta(1)), spool.begin(meta(2))
+    first, second = one.commit(), two.commit()
+    assert first.generation != second.generation
+    assert put(spool, b"x").generation == second.generation
+    assert len(reader(tmp_path).generations()) == 2
+
+
+def test_a_segment_is_sealed_at_its_size_and_an_object_never_spans_two(tmp_path: Path) -> None:
+    spool = writer(tmp_path, segment_bytes=1 << 16)
+    big = put(spool, data(300_000))
+    assert big.end > 300_000
+    read = reader(tmp_path)
+    assert read.is_sealed(big.generation)
+    assert put(spool, b"x").generation != big.generation
+
+
+def test_over_the_limit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    spool = writer(tmp_path, max_object_bytes=10_000)
+    append = spool.begin(meta())
+    append.write([data(10_000)])
+    with pytest.raises(SpoolFull, match="limit of 10000"):
+        append.write([b"x"])
+    with pytest.raises(SpoolError, match="already ended"):
+        append.commit()
+    append.abandon()
+    at = put(spool, b"next")
+    assert [record.at for record in read_all(reader(tmp_path), at.generation)] == [at]
+    assert at.number == 0
+
+
+def test_below_the_mark_objects_are_refused_and_events_are_not(tmp_path: Path) -> None:
+    spool = writer(tmp_path, min_free_bytes=1 << 60)
+    with pytest.raises(SpoolFull, match="below its mark"):
+        spool.begin(meta())
+    assert "below its mark" in (spool.refusal() or "")
+    assert spool.append_event("association", 1.0, {}).number == 0
+    roomy = writer(tmp_path, min_free_bytes=1)
+    assert roomy.refusal() is None
+
+
+def test_identifiers_that_do_not_fit_leave_the_segment_usable(tmp_path: Path) -> None:
+    spool = writer(tmp_path)
+    with pytest.raises(SpoolError, match="don't fit"):
+        spool.begin(meta(sop_instance_uid="9" * 2000))
+    assert put(spool, b"x").number == 0
+    assert len(reader(tmp_path).generations()) == 1
+
+
+def test_nothing_begins_after_close_and_what_runs_can_end(tmp_path: Path) -> None:
+    spool = writer(tmp_path)
+    append = spool.begin(meta())
+    spool.close()
+    with pytest.raises(SpoolError, match="closed"):
+        spool.begin(meta())
+    append.write([b"late"])
+    at = append.commit()
+    read = reader(tmp_path)
+    assert read.is_sealed(at.generation)
+    (record,) = read_all(read, at.generation)
+    assert isinstance(record, ObjectRecord)
+    assert record.meta == meta()
+
+
+def test_segments_idle_for_long_are_sealed(tmp_path: Path) -> None:
+    spool = writer(tmp_path, idle_seconds=0.2)
+    appends = [spool.begin(meta(number)) for number in range(5)]
+    at = [append.commit() for append in appends]
+    read = reader(tmp_path)
+    assert not any(read.is_sealed(committed.generation) for committed in at)
+    time.sleep(0.25)
+    assert spool.refusal() is None
+    assert all(read.is_sealed(committed.generation) for committed in at)
+
+
+def test_a_burst_leaves_a_bounded_pool(tmp_path: Path) -> None:
+    spool = writer(tmp_path)
+    appends = [spool.begin(meta(number)) for number in range(spool_writer.IDLE_SEGMENTS + 9)]
+    at = [append.commit() for append in appends]
+    read = reader(tmp_path)
+    assert sum(not read.is_sealed(committed.generation) for committed in at) == spool_writer.IDLE_SEGMENTS
+
+
+def test_two_processes_share_the_folder_and_no_segment(tmp_path: Path) -> None:
+    ours, theirs = writer(tmp_path), writer(tmp_path)
+    assert put(ours, b"a").generation != put(theirs, b"b").generation
+    ours.close()
+    theirs.close()
+    read = reader(tmp_path)
+    assert all(read.free(generation) for generation in read.generations())
+    again = [writer(tmp_path) for _ in range(4)]
+    assert len({put(spool, b"c").generation for spool in again}) == 4
