@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import groupby
 from typing import Protocol
 
@@ -51,14 +51,6 @@ class Reading(Protocol):
 
     def forgotten(self, generation: str) -> None:
         """The segment has been freed."""
-        ...
-
-    def to_quarantine(self) -> Sequence[str]:
-        """Segments found corrupt."""
-        ...
-
-    def quarantined(self, generation: str) -> None:
-        """The segment has been set aside."""
         ...
 
 
@@ -150,14 +142,8 @@ class Sweep:
         return len(found)
 
     def free(self) -> int:
-        """Free every segment that nothing needs any more, and set corrupt ones aside. Returns how many went."""
+        """Free every segment that nothing needs any more (the reader quarantines damaged ones). Returns how many."""
         freed = 0
-        for generation in self._intake.to_quarantine():
-            if not self._jobs.segment_needed(self._node, generation, self._keep_seconds != 0.0):
-                place = self._reader.quarantine(generation)
-                self._jobs.forget_segment(self._node, generation)
-                self._intake.quarantined(generation)
-                log.event(log.CRITICAL, "spool-quarantined", f"A corrupt segment was set aside as {place.name}.")
         for generation in self._reader.generations():
             if (
                 self._intake.finished(generation)

@@ -15,7 +15,7 @@ from prometheus_client import Counter
 from relaypacs import log
 from relaypacs.dicom.head import walk_head
 from relaypacs.jobs.values import Arrival, AssociationEnd
-from relaypacs.model import EventRecord, ObjectRecord, RoutingKeys
+from relaypacs.model import EventRecord, ObjectRecord, Route, Routed, RoutingKeys
 from relaypacs.policy.routing import Router
 
 HEAD_BYTES = 256 * 1024
@@ -88,7 +88,7 @@ class ArrivalReader:
         with view(record.dataset_offset, record.dataset_length) as dataset:
             digest = digest_of(dataset, syntax)
             with dataset[:HEAD_BYTES] as head:
-                keys = checked_keys(walk_head(head, syntax, self._router.wanted_tags), record)
+                keys = self._keys(head, record)
         if not keys.complete:
             _UNPARSED.inc()
             log.event(
@@ -100,5 +100,30 @@ class ArrivalReader:
                 instance=log.uid_hash(record.meta.sop_instance_uid),
             )
         policy = self._policy_of(record.meta.calling_ae)
-        route = self._router.route(keys, record.meta)
+        route = self._route(keys, record)
         return Arrival(record, keys, digest, route, conflict=policy.conflict, resend=policy.resend)
+
+    def _keys(self, head: memoryview, record: ObjectRecord) -> RoutingKeys:
+        try:
+            return checked_keys(walk_head(head, record.meta.transfer_syntax_uid, self._router.wanted_tags), record)
+        except Exception as bug:
+            # One object must never hold up those behind it.
+            _tell_bug("head-bug", bug, record)
+            return RoutingKeys(complete=False, problem="an error of this program")
+
+    def _route(self, keys: RoutingKeys, record: ObjectRecord) -> Route:
+        try:
+            return self._router.route(keys, record.meta)
+        except Exception as bug:
+            _tell_bug("routing-bug", bug, record)
+            return Route(Routed.UNROUTED)
+
+
+def _tell_bug(name: str, bug: Exception, record: ObjectRecord) -> None:
+    log.event(
+        log.CRITICAL,
+        name,
+        f"Unexpected {type(bug).__name__}; the object is kept and flagged. Report this.",
+        trace_id=record.meta.association_id,
+        instance=log.uid_hash(record.meta.sop_instance_uid),
+    )

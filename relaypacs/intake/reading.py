@@ -44,7 +44,7 @@ _SECONDS = Histogram(
     "From reception of an object to its rows being committed.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600),
 )
-_CORRUPT = Counter("relaypacs_spool_corrupt_segments_total", "Segments quarantined because bytes fail their checksum.")
+_CORRUPT = Counter("relaypacs_spool_damage_total", "Times that bytes of the spool failed their checksum.")
 
 
 @dataclass(slots=True)
@@ -88,7 +88,6 @@ class Intake:
         self._hints, self._notify, self._on_rows = hints, notify, on_rows
         self._clock = clock
         self._read_to: dict[str, Checkpoint] = {}
-        self._quarantine: set[str] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -129,26 +128,25 @@ class Intake:
         self._stopped.set()
 
     def finished(self, generation: str) -> bool:
-        """Whether everything the segment will ever hold has been taken in. Safe to call from another thread."""
+        """Whether everything the segment will ever hold has become rows. Safe to call from another thread.
+
+        Only a proof counts: what can't be read, or not now, is not finished.
+        """
         if not self._reader.is_sealed(generation):
             return False
-        # Sealed was seen first, so a scan that now finds nothing has seen all there will be.
-        return self._take({generation: None}) == 0 and generation not in self._quarantine
+        with self._lock:
+            checkpoint = self._read_to.get(generation, Checkpoint(generation))
+        try:
+            # Sealed was seen first, so a read that now finds nothing has seen all there will be.
+            return not self._reader.read(checkpoint, committed_end=None, max_records=1)[0]
+        except SpoolCorrupt as problem:
+            return problem.resume is None
+        except (SegmentGone, OSError):
+            return False
 
     def forgotten(self, generation: str) -> None:
         """The segment has been freed; nothing of it is read again."""
         with self._lock:
-            self._read_to.pop(generation, None)
-
-    def to_quarantine(self) -> Sequence[str]:
-        """Segments found corrupt: the sweep saves what can be saved and then sets them aside."""
-        with self._lock:
-            return sorted(self._quarantine)
-
-    def quarantined(self, generation: str) -> None:
-        """The segment has been set aside."""
-        with self._lock:
-            self._quarantine.discard(generation)
             self._read_to.pop(generation, None)
 
     def _scan(self) -> int:
@@ -169,7 +167,9 @@ class Intake:
                         del left[generation]
                     if batch.records >= BATCH_RECORDS:
                         break
-                if batch.records == 0 or not self._commit(batch):
+                if batch.records == 0:
+                    continue
+                if not self._commit(batch):
                     break
                 self._read_to.update(batch.checkpoints)
                 taken += batch.records
@@ -178,7 +178,7 @@ class Intake:
     def _read(self, generation: str, end: int | None, batch: _Batch) -> bool:
         """Add a segment's next records to `batch`. False when it has no more for now."""
         checkpoint = self._read_to.get(generation, Checkpoint(generation))
-        if generation in self._quarantine or (end is not None and checkpoint.end >= end):
+        if end is not None and checkpoint.end >= end:
             return False
         try:
             records, after = self._reader.read(checkpoint, committed_end=end, max_records=BATCH_RECORDS)
@@ -187,11 +187,17 @@ class Intake:
             self._read_to.pop(generation, None)
             return False
         except SpoolCorrupt as problem:
-            self._quarantine.add(generation)
             _CORRUPT.inc()
-            log.event(log.CRITICAL, "spool-corrupt", str(problem), segment=generation)
-            self._on_rows()
-            return False
+            log.event(
+                log.CRITICAL,
+                "spool-corrupt",
+                f"{problem}; what is valid is delivered, then the segment is quarantined",
+                segment=generation,
+            )
+            if problem.resume is None:
+                return False
+            self._read_to[generation] = problem.resume
+            return True
         except OSError as problem:
             log.event(log.ERROR, "spool-unreadable", f"A segment can't be read, tried again: {problem}")
             return False

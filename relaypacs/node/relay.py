@@ -43,11 +43,14 @@ def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[
         return CallerPolicy(caller.conflict, caller.resend) if caller else CallerPolicy()
 
     rows_changed = threading.Event()
+    router = Router(
+        config.rule, config.routing.default, ae_titles_case_sensitive=config.receive.ae_titles_case_sensitive
+    )
     intake = Intake(
         node=config.node.name,
         reader=reader,
         jobs=jobs,
-        arrival_of=ArrivalReader(Router(config.rule, config.routing.default), policy_of),
+        arrival_of=ArrivalReader(router, policy_of),
         hints=hints,
         notify=wake.notify,
         on_rows=rows_changed.set,
@@ -71,6 +74,7 @@ def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[
         wake=wake,
         node=config.node.name,
         lease_seconds=config.jobs.lease_seconds,
+        calling_ae=config.receive.ae_titles[0],
     )
 
     def read_log() -> None:
