@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 
 _NUMBER = re.compile(r"\(?([0-9A-Fa-f]{4}),? ?([0-9A-Fa-f]{4})\)?")
@@ -21,6 +22,17 @@ def tag_of(text: str) -> str:
     if not _FIRST <= tag < _PIXEL_DATA:
         raise ValueError(f"{text} is not in the head of a dataset (0008,0000 to 7FDF,FFFF)")
     return f"{tag:08X}"
+
+
+@functools.lru_cache(maxsize=512)
+def vr_of(tag: int) -> str:
+    """The VR that PS3.6 gives to a tag, the first of several; "" for a private or unknown one."""
+    from pydicom.datadict import dictionary_VR  # late: see dicom.uid
+
+    try:
+        return dictionary_VR(tag)[:2]
+    except KeyError:
+        return ""
 
 
 def _by_keyword(text: str) -> int:
