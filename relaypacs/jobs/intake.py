@@ -193,7 +193,14 @@ def take_in(
     now: float,
     identifiers: bool,
 ) -> TakenIn:
-    """Write everything that `arrivals` and `ends` come to, and how far the segments have been read."""
+    """Write everything that `arrivals` and `ends` come to, and how far the segments have been read.
+
+    What a stored checkpoint covers is left out: a batch may come a second time whose commit succeeded though the
+    answer was lost.
+    """
+    read_to = _read_to(connection, node, {one.generation for one in checkpoints})
+    arrivals = [one for one in arrivals if one.record.at.end > read_to.get(one.record.at.generation, 0)]
+    checkpoints = [one for one in checkpoints if one.end > read_to.get(one.generation, -1)]
     batch = _Batch(node, now, _known(connection, arrivals), identifiers)
     for arrival in arrivals:
         batch.add(arrival)
@@ -219,6 +226,19 @@ def take_in(
         replace=("end", "number", "chain"),
     )
     return TakenIn(queued=dict(batch.queued), **batch.done)
+
+
+def _read_to(connection: Connection, node: str, generations: set[str]) -> dict[str, int]:
+    """The bytes of each segment that are taken in."""
+    found: dict[str, int] = {}
+    for some in chunks(generations):
+        rows = connection.execute(
+            select(checkpoint.c.generation, checkpoint.c.end).where(
+                checkpoint.c.node == node, checkpoint.c.generation.in_(some)
+            )
+        )
+        found.update((row.generation, row.end) for row in rows)
+    return found
 
 
 def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[str, list[_Version]]:

@@ -21,7 +21,12 @@ from relaypacs.model import Routed, State
 
 
 def resend(connection: Connection, study_instance_uid: str, destination: str, now: float) -> Resent:
-    """Queue every instance of the study for the destination, unless it is on its way there or its bytes are gone."""
+    """Queue every instance of the study for the destination, unless it is on its way there or its bytes are gone.
+
+    An empty UID is no study: instances without one have nothing in common.
+    """
+    if not study_instance_uid:
+        return Resent(0, 0, 0)
     live = exists().where(delivery.c.instance_id == instance.c.id, delivery.c.destination == destination, LIVE)
     rows = connection.execute(
         select(
@@ -88,6 +93,8 @@ def discard(connection: Connection, study_instance_uid: str, destination: str, n
 def _change(
     connection: Connection, kind: str, statement: Update, study_instance_uid: str, destination: str, *, now: float
 ) -> int:
+    if not study_instance_uid:
+        return 0
     of_study = select(instance.c.id).where(instance.c.study_instance_uid == study_instance_uid)
     changed = connection.execute(
         statement.where(delivery.c.instance_id.in_(of_study), delivery.c.destination == destination)

@@ -40,6 +40,7 @@ def arrival(
     association: str = "assoc-1",
     calling_ae: str = "CT1",
     generation: str = "g1",
+    at_end: int = 40_960,
     priority: int = 0,
     received_at: float = 100.0,
     conflict: str = "forward-both",
@@ -60,7 +61,7 @@ def arrival(
         transfer_syntax_uid=EXPLICIT_LE,
     )
     record = ObjectRecord(
-        at=Committed(generation, 0, 4096, 40960),
+        at=Committed(generation, 0, 4096, at_end),
         meta=meta,
         file_offset=5120,
         file_length=33_000,

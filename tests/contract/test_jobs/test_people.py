@@ -1,0 +1,138 @@
+"""A study sent again, let go or given up."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from relaypacs.errors import JobsError
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Resent
+from relaypacs.model import Deferred, Routed, Scope, State
+from tests.contract.test_jobs.conftest import Sql
+from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, end, settled
+
+
+def states(store: JobStore, uid: str) -> list[tuple[str, State]]:
+    return [(one.destination, one.state) for row in store.trace(uid) for one in row.deliveries]
+
+
+def test_a_study_is_sent_again_where_it_is_over(store: JobStore) -> None:
+    uids = ["1.done", "1.failed", "1.waiting", "1.gone", "1.never", "1.dropped"]
+    store.take_in(
+        NODE,
+        [
+            arrival("1.done"),
+            arrival("1.failed"),
+            arrival("1.waiting"),
+            arrival("1.gone", generation="g2"),
+            arrival("1.never", to=()),
+            arrival("1.dropped", verdict=Routed.DROPPED, association="assoc-2"),
+            arrival("2.other", study="2"),
+        ],
+        [end(objects=6), end("assoc-2", objects=1)],
+        [],
+        1.0,
+    )
+    done, failed, waiting, gone, *rest = store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=2.0)
+    store.give_back([waiting, *rest])
+    store.settle(settled([done, gone]) + settled([failed], REFUSED), 3.0)
+    store.forget_segment(NODE, "g2")
+
+    assert store.resend("1.2.3", "pacs", 10.0) == Resent(queued=4, already_live=1, no_bytes=1)
+    assert [states(store, uid) for uid in uids] == [
+        [("pacs", State.DELIVERED), ("pacs", State.QUEUED)],
+        [("pacs", State.DISCARDED), ("pacs", State.QUEUED)],
+        [("pacs", State.QUEUED)],
+        [("pacs", State.DELIVERED)],
+        [("pacs", State.QUEUED)],
+        [("pacs", State.QUEUED)],
+    ]
+    assert store.counts().unrouted == 0
+    for part in ({}, {"association": "assoc-1"}, {"association": "assoc-2"}, {"study": "1.2.3"}, {"study": "2"}):
+        assert store.ledger(**part).imbalance == 0, part
+    again = store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=11.0)
+    assert {one.sop_instance_uid for one in again} == {*uids, "2.other"} - {"1.gone"}
+
+
+def test_a_study_nobody_knows(store: JobStore) -> None:
+    store.take_in(NODE, [arrival(study="")], [], [], 1.0)
+    assert store.resend("9.9", "pacs", 2.0) == Resent(0, 0, 0)
+    assert store.resend("", "cloud", 2.0) == Resent(0, 0, 0)
+    assert store.ledger().imbalance == 0
+
+
+def test_held_deliveries_are_let_go_or_given_up(store: JobStore) -> None:
+    for study in ("a", "b"):
+        store.take_in(NODE, [arrival(f"{study}.1", study=study)], [], [], 1.0)
+        store.take_in(NODE, [arrival(f"{study}.1", content="x", study=study, conflict="hold-newer")], [], [], 2.0)
+    store.settle(settled(store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=3.0)), 3.0)
+    assert store.next_due("pacs", 4.0) is None
+    assert store.release("a", "cloud", 5.0) == 0
+    assert store.release("a", "pacs", 5.0) == 1
+    assert store.release("a", "pacs", 5.0) == 0
+    assert store.discard("b", "pacs", 5.0) == 1
+    assert states(store, "a") == [("pacs", State.DELIVERED), ("pacs", State.QUEUED)]
+    assert states(store, "b") == [("pacs", State.DELIVERED), ("pacs", State.DISCARDED)]
+    assert len(store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=6.0)) == 1
+    assert store.ledger().imbalance == 0
+
+
+def test_discarding_leaves_what_is_on_its_way_and_what_is_over(store: JobStore) -> None:
+    store.take_in(NODE, [arrival(f"1.{number}") for number in range(5)], [], [], 1.0)
+    sent, failed, deferred, _ = store.claim("pacs", node=NODE, limit=4, lease_seconds=60, now=2.0)
+    store.settle(settled([sent]) + settled([failed], REFUSED), 3.0)
+    store.settle(settled([deferred], Deferred("later", Scope.SITE), retry_at=900.0), 3.0)
+    assert store.discard("1.2.3", "pacs", 5.0) == 3
+    assert states(store, "1.2.3") == [
+        ("pacs", State.DELIVERED),
+        ("pacs", State.DISCARDED),
+        ("pacs", State.DISCARDED),
+        ("pacs", State.ACTIVE),
+        ("pacs", State.DISCARDED),
+    ]
+    assert store.ledger().imbalance == 0
+
+
+def test_each_leaves_a_line_that_cannot_be_changed(store: JobStore, sql: Sql) -> None:
+    store.take_in(NODE, [arrival()], [], [], 1.0)
+    store.settle(settled(store.claim("pacs", node=NODE, limit=9, lease_seconds=60, now=2.0), SENT), 3.0)
+    store.resend("1.2.3", "pacs", 10.0)
+    store.discard("1.2.3", "pacs", 11.0)
+    store.release("1.2.3", "pacs", 12.0)
+    lines = sql("SELECT at, kind, body FROM audit ORDER BY id")
+    assert [(at, kind) for at, kind, _ in lines] == [(10.0, "resend"), (11.0, "discard"), (12.0, "release")]
+    assert json.loads(str(lines[0][2])) == {"study": "1.2.3", "destination": "pacs", "queued": 1}
+    for statement in ("UPDATE audit SET kind = 'x'", "DELETE FROM audit"):
+        with pytest.raises(Exception, match="append-only"):
+            sql(statement)
+    assert len(sql("SELECT 1 FROM audit")) == 3
+
+
+def test_the_database_refuses_what_must_never_be(store: JobStore, sql: Sql) -> None:
+    store.take_in(NODE, [arrival(to=("pacs", "cloud"))], [], [], 1.0)
+    for statement in (
+        "UPDATE delivery SET destination = 'pacs'",
+        "UPDATE delivery SET state = 'sent'",
+        "UPDATE delivery SET state = 'active', ready = false",
+        "UPDATE delivery SET state = 'delivered', ready = false",
+        "UPDATE delivery SET ready = false",
+        "UPDATE delivery SET state = 'held'",
+        "UPDATE delivery SET instance_id = 99",
+        "UPDATE instance SET verdict = 'lost'",
+        "DELETE FROM instance",
+        "INSERT INTO instance (association_id, sop_instance_uid, digest, received_at, verdict, node)"
+        " SELECT association_id, sop_instance_uid, digest, received_at, verdict, node FROM instance",
+    ):
+        with pytest.raises(Exception, match=r"(?i)constraint"):
+            sql(statement)
+    assert store.ledger().imbalance == 0
+
+
+def test_a_refusal_is_a_sentence_without_a_row(store: JobStore, sql: Sql) -> None:
+    sql("CREATE UNIQUE INDEX in_the_way ON instance (patient_id)")
+    with pytest.raises(JobsError) as caught:
+        store.take_in(NODE, [arrival("1.1"), arrival("1.2")], [], [], 1.0)
+    assert "PID-" not in str(caught.value)
+    assert caught.value.__suppress_context__
