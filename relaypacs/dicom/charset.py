@@ -11,11 +11,12 @@ def decode_text(raw: bytes, character_set: bytes) -> str:
     """Decode `raw` by the value of (0008,0005); without a usable one as UTF-8, or else Latin-1."""
     terms = character_set.decode("ascii", "replace").strip(" \0").split("\\")
     if terms != [""]:
-        from pydicom.charset import convert_encodings, decode_bytes  # late: see dicom.uid
+        from pydicom.charset import convert_encodings, decode_bytes, python_encoding  # late: see dicom.uid
 
-        # Whatever a hostile term makes pydicom raise: the guess below is as good.
+        # Whatever else makes pydicom raise: the guess below is as good.
         with contextlib.suppress(Exception):
-            return decode_bytes(raw, convert_encodings(terms), _DELIMITERS)
+            if all(term.strip() in python_encoding for term in terms):
+                return decode_bytes(raw, convert_encodings(terms), _DELIMITERS)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

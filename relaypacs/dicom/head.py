@@ -47,6 +47,7 @@ _BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ"})
 
 _ENDS = "the dataset's head ends in the middle of an element"
 _UNREADABLE = "the dataset's head isn't encoded as its transfer syntax says"
+_ANONYMOUS = "the dataset's head has no SOP Instance UID"
 _NOT_DEFLATED = "the dataset is not a deflate stream"
 
 
@@ -103,8 +104,8 @@ def walk_head(prefix: bytes | memoryview, transfer_syntax: str, wanted: frozense
         problem = _ENDS
     except _NoSequence:
         problem = _UNREADABLE
-    if problem == _UNREADABLE or (problem == _ENDS and _KEYS["sop_instance_uid"] not in found):
-        problem = "" if _ask_pydicom(prefix, form, tags, found) else problem
+    if problem != _NOT_DEFLATED and (problem == _UNREADABLE or not _is_identified(found)):
+        problem = "" if _ask_pydicom(prefix, form, tags, found) else problem or _ANONYMOUS
     character_set = found.get(_CHARACTER_SET, (b"", ""))[0]
 
     def value(tag: int, longest: int) -> str:
@@ -140,12 +141,11 @@ def _element(data: bytes | memoryview, at: int, form: _Form) -> tuple[int, str, 
     """Tag, VR ("" where it isn't written), start of the value and its length in bytes."""
     if form.explicit:
         group, element, vr, length = form.vr_header.unpack_from(data, at)
-        if group != _DELIMITERS:
-            tag = group << 16 | element
-            if vr in _SHORT:
-                return tag, vr.decode(), at + 8, length
-            if vr in _LONG or (length == 0 and vr.isalpha() and vr.isupper()):  # PS3.5 6.2: new VRs are long
-                return tag, vr.decode(), at + 12, form.length.unpack_from(data, at + 8)[0]
+        tag = group << 16 | element
+        if vr in _SHORT:
+            return tag, vr.decode(), at + 8, length
+        if vr in _LONG or (length == 0 and vr.isalpha() and vr.isupper()):  # PS3.5 6.2: new VRs are long
+            return tag, vr.decode(), at + 12, form.length.unpack_from(data, at + 8)[0]
         # No VR: a delimiter, or one of the writers that switch to implicit inside of sequences.
     group, element, length = form.header.unpack_from(data, at)
     return group << 16 | element, "", at + 8, length
@@ -203,11 +203,15 @@ def _ask_pydicom(prefix: bytes | memoryview, form: _Form, tags: frozenset[int], 
         for tag in tags & dataset.keys():
             element = dataset.get_item(tag)
             raw = getattr(element, "value", None)
-            if isinstance(raw, bytes):
+            if isinstance(raw, bytes) and len(raw) == getattr(element, "length", 0):  # the last may be cut
                 found.setdefault(tag, (raw[: 4 * _LONGEST_VALUE], getattr(element, "VR", None) or ""))
     except Exception:  # whatever a hostile dataset makes it raise, RecursionError included
         return False
-    return found.keys() >= {_KEYS["sop_instance_uid"], _KEYS["study_instance_uid"]}
+    return _is_identified(found)
+
+
+def _is_identified(found: _Found) -> bool:
+    return found.get(_KEYS["sop_instance_uid"], (b"", ""))[0] != b""
 
 
 def _inflate(prefix: bytes | memoryview) -> bytes:
