@@ -1,0 +1,109 @@
+"""The sidecar of a running node: ready when it can do its work, honest when it can't, and cheap."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.peers.dcmtk import StoreScp, storescu
+from tests.peers.node import Node, dimse
+from tests.peers.ports import free_port, wait_until
+from tests.samples import write_ct_series
+
+
+def checks(relay: Node) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = json.loads(relay.get("/readyz")[1])["checks"]
+    return found
+
+
+def named(relay: Node, role: str) -> psutil.Process:
+    """The process of a role, as the supervisor logged it."""
+    return psutil.Process(relay.events("node-started")[-1]["processes"][role])
+
+
+def test_ready_and_what_it_counts(tmp_path: Path, node: Callable[..., Node], storescp: Callable[..., StoreScp]) -> None:
+    archive = storescp()
+    relay = node(
+        destinations=[dimse("archive", archive.port, archive.aet), dimse("down", free_port(), "DOWN", retry="5x1h")]
+    )
+    assert relay.get("/healthz") == (200, '{"status":"ok"}')
+    assert all(check["ok"] for name, check in checks(relay).items() if check["needed"])
+    files = write_ct_series(tmp_path / "series", 5, rows=64, columns=64)
+    assert storescu(relay.port, files).returncode == 0
+    wait_until(lambda: relay.ledger()["delivered"] == 5, "5 delivered", 30.0)
+    time.sleep(5.1)  # counts are given again for 5 s
+    assert relay.metric('relaypacs_ledger{entry="delivered"}') == 5
+    assert relay.metric("relaypacs_ledger_imbalance") == 0
+    assert relay.metric('relaypacs_deliveries_total{destination="archive",outcome="delivered"}') == 5
+    assert relay.metric('relaypacs_queue_oldest_seconds{destination="archive"}') == 0
+    assert relay.metric('relaypacs_queue_oldest_seconds{destination="down"}') > 0
+    assert relay.get("/readyz")[0] == 200, "a destination that is down is no reason not to take objects in"
+    if promtool := shutil.which("promtool"):
+        text = relay.get("/metrics")[1].encode()
+        done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, timeout=30)
+        assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_a_relay_that_dies_is_seen_and_so_is_its_return(node: Callable[..., Node]) -> None:
+    relay = node()
+    for _ in range(6):  # the more often it dies, the later it is started again
+        relay.kill(_relay_pid(relay))
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            status, body = relay.get("/readyz")
+            if status == 503:
+                assert json.loads(body)["checks"]["relay"]["ok"] is False
+                wait_until(relay.is_ready, "it is ready again", 20.0)
+                return
+        wait_until(relay.is_ready, "it is ready again", 20.0)
+    raise AssertionError("it was never seen to be down")
+
+
+def _relay_pid(relay: Node) -> int:
+    """The process that holds the relay's lock, as /proc/locks shows it."""
+    inode = (relay.state_dir / "run" / "alive" / "relay").stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
+            return int(fields[4])
+    raise AssertionError("nobody holds it")
+
+
+def test_a_full_spool_is_seen(node: Callable[..., Node]) -> None:
+    relay = node()
+    free = psutil.disk_usage(str(relay.state_dir)).free
+    relay.stop()
+    text = relay.config_path.read_text()
+    assert "min_free_bytes" in text
+    relay.config_path.write_text(text.replace(f"min_free_bytes = {64 << 20}", f"min_free_bytes = {free * 2}"))
+    relay.launch()
+    wait_until(lambda: _answers(relay), "the sidecar answers", 20.0)
+    status, body = relay.get("/readyz")
+    assert status == 503
+    assert "objects are refused below" in json.loads(body)["checks"]["spool"]["reason"]
+
+
+def _answers(relay: Node) -> bool:
+    try:
+        return relay.get("/healthz")[0] == 200
+    except OSError:
+        return False
+
+
+def test_it_sleeps_and_is_small(node: Callable[..., Node]) -> None:
+    relay = node()
+    relay.get("/metrics")
+    sidecar = named(relay, "sidecar")
+    time.sleep(1.0)
+    before, waits = sidecar.cpu_times(), sidecar.num_ctx_switches().voluntary
+    time.sleep(5.0)
+    after = sidecar.cpu_times()
+    assert after.user + after.system == before.user + before.system
+    assert sidecar.num_ctx_switches().voluntary - waits <= 2
+    assert sidecar.memory_full_info().pss < 60 << 20
