@@ -97,7 +97,7 @@ class Batch:
             except DigestMismatch:
                 self._unreadable(claim, CORRUPT)
                 raise Unreadable from None
-            except RelayPacsError as problem:
+            except (RelayPacsError, OSError) as problem:
                 reason = f"this node can't read the instance now ({type(problem).__name__}): check spool and staging"
                 self._unreadable(claim, Deferred(reason, Scope.INSTANCE))
                 raise Unreadable from None

@@ -121,8 +121,8 @@ class HttpPeer:
         except (OSError, HTTPError) as error:
             connection.close()
             raise ConnectFailed(unreachable(_cause(error))) from None
-        if connection.sock is not None:
-            connection.sock.settimeout(self._response_timeout_seconds)
+        # From here on it bounds each read and each piece that is sent.
+        connection.timeout = self._response_timeout_seconds
         self._connection = connection
         return connection
 

@@ -7,7 +7,7 @@ segment was freed meanwhile and it names no staged object yet, SegmentGone says 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from relaypacs.errors import DigestMismatch, ObjectMissing, SegmentGone
 from relaypacs.forward.sender import Payload
@@ -31,20 +31,28 @@ class ByteSource:
         SpoolError or StagingError. The checksum is the sender's to compare, while it sends.
         """
         at = claim.location
-        if at.generation is not None:
+        with ExitStack() as stack:
+            file = self._hot(at, stack)
+            if file is None:
+                if at.staged_key is None:
+                    raise ObjectMissing(f"the instance is on node {at.node} only")
+                file = stack.enter_context(self._staging.open(at.staged_key))
+            yield Payload(file, stack.enter_context(_dataset(file, at)), at.dataset_crc32c)
+
+    def _hot(self, at: Location, stack: ExitStack) -> memoryview | None:
+        """The file in its pinned segment; None if it is to be read from staging."""
+        if at.generation is None:
+            return None
+        with ExitStack() as pinned:
             try:
-                pin = self._reader.pin(at.generation)
+                pin = pinned.enter_context(self._reader.pin(at.generation))
+                file = pinned.enter_context(pin.view(at.file_offset, at.file_length))
             except SegmentGone:
                 if at.staged_key is None:
                     raise
-            else:
-                with pin, pin.view(at.file_offset, at.file_length) as file, _dataset(file, at) as dataset:
-                    yield Payload(file, dataset, at.dataset_crc32c)
-                return
-        if at.staged_key is None:
-            raise ObjectMissing(f"the instance is on node {at.node}, in no staging this node can read")
-        with self._staging.open(at.staged_key) as file, _dataset(file, at) as dataset:
-            yield Payload(file, dataset, at.dataset_crc32c)
+                return None
+            stack.enter_context(pinned.pop_all())
+            return file
 
 
 def _dataset(file: memoryview, at: Location) -> memoryview:

@@ -21,7 +21,7 @@ from relaypacs.forward.names import spoken
 from relaypacs.forward.sender import Credentials, Payload, Read, Report, Trouble, Unreadable
 from relaypacs.forward.stow_answer import Listing, clean_uid, limit_bytes, read_listing
 from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope
-from relaypacs.policy.outcome import CORRUPT, http_refusal, http_trouble, stow_outcome
+from relaypacs.policy.outcome import CORRUPT, STORED_UNDER_ANOTHER_UID, http_refusal, http_trouble, stow_outcome
 
 _PIECE_BYTES = 1 << 20
 _REFUSED_IN_A_ROW = 3
@@ -40,7 +40,7 @@ class StowSender:
         )
         self._credentials = credentials
         self._max_request_bytes = destination.max_request_bytes
-        self._listed_before = False
+        self._speaks_dicomweb = False
         self._refused_in_a_row = 0
 
     def deliver(
@@ -110,9 +110,10 @@ class StowSender:
         self, group: Sequence[Claim], answer: Answer, report: Callable[[Claim, Outcome], None]
     ) -> tuple[Trouble | None, list[list[Claim]]]:
         """Report what the answer decides; returns the destination's trouble, or the requests to make instead."""
-        listing = (read_listing(answer.body) if answer.body else None) or Listing()
-        if not listing.empty:
-            self._listed_before, self._refused_in_a_row = True, 0
+        module = read_listing(answer.body) if answer.body else None
+        listing = module or Listing()
+        if module is not None:
+            self._speaks_dicomweb, self._refused_in_a_row = True, 0
         unlisted = []
         for claim in group:
             outcome = listed_outcome(clean_uid(claim.sop_instance_uid), listing)
@@ -122,11 +123,9 @@ class StowSender:
                 report(claim, outcome)
         if not unlisted:
             return None, []
+        strangers = listing.stored.keys() - {clean_uid(claim.sop_instance_uid) for claim in group}
         trouble = http_trouble(answer.status, credentials=self._credentials().name)
-        known = {clean_uid(claim.sop_instance_uid) for claim in group}
-        if trouble is not None and 200 <= answer.status < 300 and _blames_content(listing, known):
-            trouble = None
-        if trouble is not None:
+        if trouble is not None and not (200 <= answer.status < 300 and (strangers or listing.other_failures)):
             for claim in unlisted:
                 report(claim, trouble)
             return Trouble(trouble.reason, answer.retry_after_seconds), []
@@ -135,22 +134,27 @@ class StowSender:
         if len(unlisted) > 1:
             middle = len(unlisted) // 2
             return None, [unlisted[:middle], unlisted[middle:]]
-        return self._refused(unlisted[0], answer, report), []
+        claim = unlisted[0]
+        if strangers:
+            report(claim, STORED_UNDER_ANOTHER_UID)
+        elif 200 <= answer.status < 300:
+            report(claim, stow_outcome(None))
+        else:
+            return self._refused(claim, answer.status, report, named=module is not None), []
+        return None, []
 
-    def _refused(self, claim: Claim, answer: Answer, report: Callable[[Claim, Outcome], None]) -> Trouble | None:
-        """The one instance that a request held, or that its answer left out, is the culprit."""
-        self._refused_in_a_row += 1
-        if 200 <= answer.status < 300:
-            reason = "destination lists a failure but not of which instance: see its log"
-            report(claim, Deferred(reason, Scope.INSTANCE, answer.status))
-            return None
-        refusal = http_refusal(answer.status, spoken(claim.transfer_syntax_uid))
+    def _refused(
+        self, claim: Claim, status: int, report: Callable[[Claim, Outcome], None], *, named: bool
+    ) -> Trouble | None:
+        """The one instance of a request refused with a 4xx `status`; `named`: by an answer in DICOM JSON."""
+        refusal = http_refusal(status, spoken(claim.transfer_syntax_uid))
+        self._refused_in_a_row += 0 if named else 1
         if self._refused_in_a_row >= _REFUSED_IN_A_ROW:
-            reason = f"destination refuses every request (HTTP {answer.status}) and names no instance: check `url`"
-            report(claim, Deferred(reason, Scope.SITE, answer.status))
+            reason = f"destination refuses every request (HTTP {status}) and names no instance: check `url`"
+            report(claim, Deferred(reason, Scope.SITE, status))
             return Trouble(reason)
-        # Until it has once named an instance, it may be no DICOMweb service at all: nothing is given up for that.
-        report(claim, refusal if self._listed_before else Deferred(refusal.reason, Scope.INSTANCE, answer.status))
+        # Until it has answered in DICOM JSON it may be no DICOMweb service at all: nothing is given up for that.
+        report(claim, refusal if self._speaks_dicomweb else Deferred(refusal.reason, Scope.INSTANCE, status))
         return None
 
 
@@ -182,12 +186,6 @@ def listed_outcome(uid: str, listing: Listing) -> Outcome | None:
     if uid in listing.failed:
         return stow_outcome(listing.failed[uid])
     return None
-
-
-def _blames_content(listing: Listing, known: set[str]) -> bool:
-    """Whether a 2xx answer that leaves instances out says that something in the request was wrong: it counts
-    failures it can't name, or names a UID nobody sent (a dataset whose UID is not the announced one)."""
-    return bool(listing.other_failures or (listing.stored.keys() | listing.failed.keys()) - known)
 
 
 def _open(claims: Sequence[Claim], read: Read, report: Report, stack: ExitStack) -> list[tuple[Claim, Payload]]:

@@ -24,11 +24,6 @@ class Listing:
     other_failures: int = 0
     """Other Failures Sequence: how many parts failed that the destination can't name."""
 
-    @property
-    def empty(self) -> bool:
-        """Whether it names nothing at all."""
-        return not (self.stored or self.failed or self.other_failures)
-
 
 def limit_bytes(instances: int) -> int:
     """The longest answer that is read, in bytes: several times what is sane for so many instances."""
@@ -55,8 +50,7 @@ def read_listing(body: bytes) -> Listing | None:
         return None
     module = {tag.upper(): element for tag, element in found.items()}
     if not any(len(tag) == 8 and isinstance(element, dict) and "vr" in element for tag, element in module.items()):
-        # Without one DICOM element it is some other JSON, unless it is the empty module.
-        return None if found else Listing()
+        return None
     failed = {uid: _number(item, _FAILURE_REASON) for uid, item in _items(module.get(_FAILED))}
     stored = {uid: _number(item, _WARNING_REASON) or 0 for uid, item in _items(module.get(_REFERENCED))}
     for uid in failed:

@@ -34,8 +34,8 @@ class Jobs(Leases, Protocol):
     def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
         """Lease up to `limit` deliveries that are due."""
 
-    def next_due(self, destination: str, now: float) -> float | None:
-        """When the next delivery is due (seconds since the epoch), or None."""
+    def next_due(self, destination: str, now: float, *, node: str | None = None) -> float | None:
+        """When a claim of `node` will next find something (seconds since the epoch), or None."""
 
 
 class Worker:
@@ -128,7 +128,7 @@ class Worker:
         """Sleep until there may be work; an association that stays unused for `idle_seconds` is released."""
         try:
             now = time.time()
-            due = self._jobs.next_due(self.name, now)
+            due = self._jobs.next_due(self.name, now, node=self._node)
         except JobsError:
             due, now = 0.0, 0.0
         if due is None:

@@ -16,6 +16,9 @@ from relaypacs.model import Deferred, Delivered, Failed, Outcome, Scope
 CORRUPT = Failed(
     "the bytes on this node's disk are not those that were received, so they are not sent: check the disk, send again"
 )
+STORED_UNDER_ANOTHER_UID = Failed(
+    "destination stored it under another SOP Instance UID than was announced: the dataset names its own, mend the source"
+)
 DUPLICATE = 0x0111
 _SAME_IDENTIFIERS_STORED = 0xB00E
 """45070: Azure's failure reason for an instance it already has."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import google_crc32c
 
-from relaypacs.dicom.part10 import file_head, read_file_head
+from relaypacs.dicom.part10 import FileHead, file_head, read_file_head
 from relaypacs.forward.sender import Payload, Sender, Trouble, Unreadable
 from relaypacs.model import Claim, Location, Outcome
 
@@ -72,9 +72,8 @@ class Deliveries:
         """Claim an instance with this dataset."""
         head = file_head(sop_class, uid, transfer_syntax, source_ae="MODALITY")
         crc = google_crc32c.value(body) if crc32c is None else crc32c
-        return self._claim(
-            head + body, len(head), len(head) + len(body), uid, sop_class, transfer_syntax, attempts, crc
-        )
+        found = FileHead(sop_class, uid, transfer_syntax, len(head))
+        return self._claim(head + body, found, len(head) + len(body), crc, attempts)
 
     def add_new(self, **arguments: object) -> Claim:
         """Claim a generated CT."""
@@ -91,31 +90,26 @@ class Deliveries:
             crc = 0
             while chunk := file.read(1 << 20):
                 crc = google_crc32c.extend(crc, chunk)
-        return self._claim(
-            path,
-            head.dataset_offset,
-            length,
-            head.sop_instance_uid,
-            head.sop_class_uid,
-            head.transfer_syntax_uid,
-            0,
-            crc,
-        )
+        return self._claim(path, head, length, crc, 0)
 
-    def _claim(
-        self,
-        file: bytes | Path,
-        offset: int,
-        length: int,
-        uid: str,
-        sop_class: str,
-        syntax: str,
-        attempts: int,
-        crc: int,
-    ) -> Claim:
+    def _claim(self, file: bytes | Path, head: FileHead, length: int, crc32c: int, attempts: int) -> Claim:
         number = next(_numbers)
-        where = Location("node", "g", 0, length, offset, length - offset, crc, None)
-        claim = Claim(number, number, 1, "there", attempts, 0.0, 0, sop_class, uid, STUDY, syntax, "association", where)
+        offset = head.dataset_offset
+        claim = Claim(
+            delivery_id=number,
+            instance_id=number,
+            token=1,
+            destination="there",
+            attempts=attempts,
+            first_queued_at=0.0,
+            priority=0,
+            sop_class_uid=head.sop_class_uid,
+            sop_instance_uid=head.sop_instance_uid,
+            study_instance_uid=STUDY,
+            transfer_syntax_uid=head.transfer_syntax_uid,
+            association_id="association",
+            location=Location("node", "g", 0, length, offset, length - offset, crc32c, None),
+        )
         self.claims.append(claim)
         self._files[number] = file
         return claim
