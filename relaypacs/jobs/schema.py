@@ -244,9 +244,9 @@ _index("ix_instance_generation", instance.c.node, instance.c.generation, where=H
 _index("ix_instance_unstaged", instance.c.node, instance.c.received_at, where=UNSTAGED)
 _index("ix_instance_staged", instance.c.node, instance.c.staged_at, instance.c.id, where=STAGED)
 _index("ix_instance_purging", instance.c.node, where=PURGING)
-_index("ix_instance_unrouted", instance.c.id, where=UNROUTED)
-_index("ix_instance_conflict", instance.c.id, where=CONFLICT)
-_index("ix_instance_unparsed", instance.c.id, where=UNPARSED)
+_index("ix_instance_unrouted", instance.c.verdict, where=UNROUTED)
+_index("ix_instance_conflict", instance.c.conflict, where=CONFLICT)
+_index("ix_instance_unparsed", instance.c.problem, where=UNPARSED)
 
 _index("uq_delivery_live", delivery.c.instance_id, delivery.c.destination, where=LIVE, unique=True)
 _index(
@@ -262,7 +262,7 @@ _index(
 _index("ix_delivery_due", delivery.c.destination, delivery.c.due_at, where=TIMED)
 _index("ix_delivery_study", delivery.c.study_instance_uid, delivery.c.destination, delivery.c.study_at, where=LIVE)
 _index("ix_delivery_owed", delivery.c.destination, delivery.c.state, delivery.c.queued_at, where=OWED)
-_index("ix_delivery_discarded", delivery.c.id, where=DISCARDED)
+_index("ix_delivery_discarded", delivery.c.state, where=DISCARDED)
 _index("ix_delivery_instance", delivery.c.instance_id)
 _index("ix_delivery_association", delivery.c.association_id)
 _index("ix_attempt_delivery", attempt.c.delivery_id)

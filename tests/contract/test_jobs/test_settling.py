@@ -9,7 +9,6 @@ from relaypacs.model import Deferred, Delivered, Failed, Outcome, Scope, Settlem
 from tests.contract.test_jobs.conftest import Sql
 from tests.unit.jobs.made import NODE, arrival, settled
 
-
 REFUSED_SITE = Deferred("refused", Scope.SITE)
 FULL = Deferred("out of resources", Scope.INSTANCE, 0xA700)
 BAD = Failed("cannot understand", 0xC000)

@@ -192,9 +192,9 @@ def upgrade() -> None:
     )
     _index("ix_instance_staged", "instance", "node", "staged_at", "id", where="staged_key IS NOT NULL")
     _index("ix_instance_purging", "instance", "node", where="purging_key IS NOT NULL")
-    _index("ix_instance_unrouted", "instance", "id", where="verdict = 'unrouted'")
-    _index("ix_instance_conflict", "instance", "id", where=f'"conflict" = {true}')
-    _index("ix_instance_unparsed", "instance", "id", where="problem != ''")
+    _index("ix_instance_unrouted", "instance", "verdict", where="verdict = 'unrouted'")
+    _index("ix_instance_conflict", "instance", '"conflict"', where=f'"conflict" = {true}')
+    _index("ix_instance_unparsed", "instance", "problem", where="problem != ''")
     _index("uq_delivery_live", "delivery", "instance_id", "destination", where=LIVE, unique=True)
     _index(
         "ix_delivery_claim",
@@ -210,7 +210,7 @@ def upgrade() -> None:
     _index("ix_delivery_due", "delivery", "destination", "due_at", where="due_at IS NOT NULL")
     _index("ix_delivery_study", "delivery", "study_instance_uid", "destination", "study_at", where=LIVE)
     _index("ix_delivery_owed", "delivery", "destination", "state", "queued_at", where=OWED)
-    _index("ix_delivery_discarded", "delivery", "id", where="state IN ('discarded')")
+    _index("ix_delivery_discarded", "delivery", "state", where="state IN ('discarded')")
     _index("ix_delivery_instance", "delivery", "instance_id")
     _index("ix_delivery_association", "delivery", "association_id")
     _index("ix_attempt_delivery", "attempt", "delivery_id")
