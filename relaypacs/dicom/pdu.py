@@ -155,6 +155,8 @@ def check_other(kind: int, length: int, *, associated: bool, max_associate_bytes
     """
     if not A_ASSOCIATE_RQ <= kind <= A_ABORT:
         raise PduError(AbortReason.UNRECOGNIZED_PDU, "a PDU of unknown type")
+    if kind == P_DATA_TF:
+        raise PduError(AbortReason.UNEXPECTED_PDU, "a P-DATA-TF without an association")
     if kind in (A_ASSOCIATE_RQ, A_ASSOCIATE_AC):
         if associated:
             raise PduError(AbortReason.UNEXPECTED_PDU, "an A-ASSOCIATE PDU on an open association")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from relaypacs.config.model import Caller, Receive
 from relaypacs.dicom.pdu import APPLICATION_CONTEXT, AssociateHead
-from relaypacs.policy.aetitle import clean_ae_title, same_ae_title
+from relaypacs.policy.aetitle import check_ae_title, clean_ae_title, same_ae_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,8 @@ def admit(head: AssociateHead, peer_host: str, receive: Receive, callers: Sequen
         return Rejected(
             *CALLED_AE, "the called AE title is not ours: add it to [receive] ae_titles, or correct it at the sender"
         )
+    if not _is_ae_title(calling_ae):
+        return Rejected(*CALLING_AE, "the calling AE title is blank or no AE title: correct it at the sender")
     if find_caller(callers, calling_ae, case_sensitive=sensitive) is None:
         return Rejected(*CALLING_AE, "no [[caller]] has this calling AE title: add one")
     caller = find_caller(callers, calling_ae, case_sensitive=sensitive, peer_host=peer_host)
@@ -91,6 +93,14 @@ def find_caller(
             return caller
         found = found or caller
     return found
+
+
+def _is_ae_title(title: str) -> bool:
+    try:
+        check_ae_title(title)
+    except ValueError:
+        return False
+    return True
 
 
 def _title_matches(pattern: str, title: str, case_sensitive: bool) -> bool:

@@ -11,7 +11,7 @@ import socket
 
 from relaypacs.dicom.contexts import Offer
 from relaypacs.dicom.part10 import IMPLEMENTATION_VERSION_NAME
-from relaypacs.dicom.pdu import SMALLEST_MAX_PDU_BYTES, AbortReason, PduError
+from relaypacs.dicom.pdu import A_ASSOCIATE_RQ, SMALLEST_MAX_PDU_BYTES, AbortReason, PduError
 from relaypacs.upper.element import InlineAcse, InlineAssociation, address
 from relaypacs.upper.reader import Pdu, Reader
 from relaypacs.upper.stream import Stream
@@ -21,16 +21,19 @@ def accept(
     sock: socket.socket,
     stream: Stream,
     reader: Reader,
-    request: Pdu,
+    request: bytes,
     *,
-    ae_title: str,
+    calling_ae: str,
+    called_ae: str,
     offer: Offer,
     max_pdu_bytes: int,
     timeout_seconds: float,
 ) -> InlineAssociation:
     """Answer an A-ASSOCIATE-RQ (PS3.8 7.1, PS3.7 D).
 
-    `ae_title` is ours; `max_pdu_bytes` is announced; `timeout_seconds` bounds what pynetdicom's services wait for.
+    `request` is the whole PDU; `calling_ae` and `called_ae` are its titles as admission read them, so that nobody
+    chokes on NULs as padding. `max_pdu_bytes` is announced; `timeout_seconds` bounds what pynetdicom's services wait
+    for.
     """
     association = InlineAssociation(
         "acceptor", stream, reader, acse_timeout_seconds=timeout_seconds, dimse_timeout_seconds=timeout_seconds
@@ -40,13 +43,14 @@ def accept(
         association.requestor.address_info = address(sock, remote=True)
         association.acceptor.address_info = address(sock, remote=False)
         local = association.acceptor
-        local.ae_title = ae_title
+        local.ae_title = called_ae
         local.maximum_length = max_pdu_bytes
         local.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         assert isinstance(association.acse, InlineAcse)
         association.acse.offer = offer
         inline.indicate_connection()
-        inline.take(request)
+        titles = called_ae.encode("ascii", "replace").ljust(16) + calling_ae.encode("ascii", "replace").ljust(16)
+        inline.take(Pdu(A_ASSOCIATE_RQ, request[:10] + titles + request[42:]))  # PS3.8 9.3.2: bytes 11 to 42
         if inline.state == "Sta3":
             association.requestor.primitive = inline.receive_pdu(wait=False)
             length = association.requestor.maximum_length

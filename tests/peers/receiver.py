@@ -1,0 +1,152 @@
+"""A receive process alone: `Receiver` runs one in threads of the test's process, `python -m tests.peers.receiver PORT
+FOLDER [KEY=VALUE …]` as a process of its own. The spool is a real one in `folder`, read by a real reader.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relaypacs import log
+from relaypacs.config.model import Caller, Config, Receive, Spool
+from relaypacs.model import Checkpoint, EventRecord, ObjectRecord
+from relaypacs.node.supervisor import Stop
+from relaypacs.receive import process
+from relaypacs.spool.reader import SpoolReader
+from relaypacs.spool.writer import SpoolWriter
+from tests.peers.ports import wait_until
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An object of the spool: its record, and its dataset's bytes."""
+
+    record: ObjectRecord
+    dataset: bytes
+
+
+def configuration(callers: Sequence[Caller], spool: dict[str, Any], receive: dict[str, Any]) -> Config:
+    """A configuration of reception; short timeouts unless given."""
+    quick = {"association_request_timeout_seconds": 5.0, "release_timeout_seconds": 2.0, "grace_seconds": 5.0}
+    return Config(receive=Receive(**{**quick, **receive}), caller=tuple(callers), spool=Spool(**spool))
+
+
+def writer(config: Config, folder: Path) -> SpoolWriter:
+    """The spool writer that a node would give its receive process."""
+    return SpoolWriter(
+        folder,
+        segment_bytes=config.spool.segment_bytes,
+        min_free_bytes=config.spool.min_free_bytes,
+        max_object_bytes=config.spool.max_object_bytes,
+        recycle=config.spool.recycle,
+        durable=config.receive.ack == "spooled",
+        on_commit=lambda committed: None,
+    )
+
+
+class Receiver:
+    """Context manager: a receive process in a thread, listening on `port` of 127.0.0.1."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        callers: Sequence[Caller] = (Caller(ae_title="*"),),
+        spool: dict[str, Any] | None = None,
+        **receive: Any,
+    ) -> None:
+        self.config = configuration(callers, {"min_free_bytes": 0, **(spool or {})}, receive)
+        self.spool = writer(self.config, folder)
+        self._folder = folder
+        self._log = io.StringIO()
+        self.stop_order = Stop()
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port: int = self.listener.getsockname()[1]
+        self.thread = threading.Thread(target=self._run, name="receiver")
+
+    def _run(self) -> None:
+        process.run(self.config, listeners=[self.listener], spool=self.spool, stop=self.stop_order)
+
+    def __enter__(self) -> Receiver:
+        log.setup(level="debug", json_lines=True, service="receive", stream=self._log)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        log.setup(level="info", json_lines=True, service="relaypacs")
+
+    def stop(self) -> None:
+        """Give the order to stop and wait for the end."""
+        self.stop_order.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        self.spool.close()
+
+    def lines(self, event: str = "") -> list[dict[str, Any]]:
+        """The log's lines so far, all or those of one event."""
+        found = [json.loads(line) for line in self._log.getvalue().splitlines()]
+        return [line for line in found if not event or line["event"] == event]
+
+    def wait_line(self, event: str, count: int = 1) -> dict[str, Any]:
+        """The `count`-th line of an event, when it is there."""
+        wait_until(lambda: len(self.lines(event)) >= count, f"log line {event}", 10.0, every_seconds=0.01)
+        return self.lines(event)[count - 1]
+
+    def records(self) -> list[ObjectRecord | EventRecord]:
+        """Everything valid in the spool, in the order of each segment."""
+        reader = SpoolReader(self._folder, recycle=False, recycle_segments=0)
+        found: list[ObjectRecord | EventRecord] = []
+        for generation in reader.generations():
+            checkpoint = Checkpoint(generation)
+            while True:
+                records, checkpoint = reader.read(checkpoint, committed_end=None)
+                if not records:
+                    break
+                found += records
+        return found
+
+    def objects(self) -> list[Stored]:
+        """The objects in the spool."""
+        reader = SpoolReader(self._folder, recycle=False, recycle_segments=0)
+        found = []
+        for record in self.records():
+            if isinstance(record, ObjectRecord):
+                with reader.pin(record.at.generation) as pin:
+                    found.append(Stored(record, bytes(pin.view(record.dataset_offset, record.dataset_length))))
+        return found
+
+    def ends(self) -> list[dict[str, Any]]:
+        """The associations' ends in the spool."""
+        return [dict(one.body) for one in self.records() if isinstance(one, EventRecord) and one.kind == "association"]
+
+    def wait_ends(self, count: int) -> list[dict[str, Any]]:
+        """The associations' ends, when there are `count`."""
+        wait_until(lambda: len(self.lines("association-ended")) >= count, "associations ended", 15.0)
+        return self.ends()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one until SIGTERM."""
+    port, folder = int(arguments[0]), Path(arguments[1])
+    receive = dict(word.split("=", 1) for word in arguments[2:])
+    log.setup(level="info", json_lines=True, service="receive")
+    config = configuration((Caller(ae_title="*"),), {"min_free_bytes": 0}, receive)
+    spool = writer(config, folder)
+    listener = socket.create_server(("127.0.0.1", port), backlog=512)
+    stop = Stop()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    process.run(config, listeners=[listener], spool=spool, stop=stop)
+    spool.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
