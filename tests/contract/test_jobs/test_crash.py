@@ -1,0 +1,65 @@
+"""`kill -9` at any instant leaves whole transactions: nothing that was said is missing, nothing is there by half."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from relaypacs.jobs.store import JobStore
+from tests.contract.test_jobs.conftest import Sql
+from tests.contract.test_jobs.crash_worker import BATCH
+from tests.unit.jobs.made import NODE
+from tests.unit.jobs.made import settled as all_settled
+
+ROOT = Path(__file__).parents[3]
+
+
+def run_and_kill(url: str, seconds: float) -> tuple[int, int]:
+    """Run the worker, kill it `seconds` after its first commit; returns the last checkpoint and the settles it told."""
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "tests.contract.test_jobs.crash_worker", url],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert worker.stdout is not None
+    told = worker.stdout.readline()
+    time.sleep(seconds)
+    worker.send_signal(signal.SIGKILL)
+    lines = [line.split() for line in (told + worker.stdout.read()).splitlines()]
+    worker.stdout.close()
+    assert worker.wait() == -signal.SIGKILL
+    whole = [(what, int(count)) for what, count in (line for line in lines if len(line) == 2)]
+    received = max((count for what, count in whole if what == "received"), default=0)
+    return received, sum(count for what, count in whole if what == "settled")
+
+
+def test_a_killed_process_leaves_whole_transactions(store: JobStore, url: str, sql: Sql, *, long_run: bool) -> None:
+    rng = random.Random(7)
+    told_settled = 0
+    for _ in range(100 if long_run else 8):
+        received, settled = run_and_kill(url, rng.uniform(0.0, 0.25))
+        told_settled += settled
+        checkpoint = store.checkpoints(NODE)["g1"]
+        assert checkpoint.number >= received
+        assert checkpoint.number % BATCH == 0
+        ledger = store.ledger()
+        assert ledger.imbalance == 0
+        assert ledger.received == checkpoint.number
+        ((attempts, counted),) = sql("SELECT (SELECT count(*) FROM attempt), (SELECT sum(attempts) FROM delivery)")
+        assert attempts == (counted or 0)
+        assert attempts >= told_settled
+    assert ledger.received > 0
+    assert ledger.duplicates > 0
+    # What was in flight comes back by its lease, and everything can be brought to an end.
+    for destination in ("pacs", "cloud"):
+        while batch := store.claim(destination, node=NODE, limit=500, lease_seconds=60, now=time.time() + 10):
+            assert store.settle(all_settled(batch), time.time()) == len(batch)
+    assert store.ledger().pending == 0
+    assert store.ledger().imbalance == 0
