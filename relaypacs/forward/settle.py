@@ -64,7 +64,8 @@ class Settler:
     def __init__(
         self, jobs: Leases, *, lease_seconds: float, kinds: Mapping[str, str], wake: Callable[[str], None]
     ) -> None:
-        """`kinds`: kind of each destination, for metrics. `wake(destination)`: claims of it were given back."""
+        """`kinds`: kind of each destination, for metrics. `wake(destination)`: claims of it
+        came back or have a time to be tried again."""
         self._jobs = jobs
         self._wake = wake
         self._lease_seconds = lease_seconds
@@ -176,6 +177,9 @@ class Settler:
                 self._let_go([one.claim for one in work.settlements])
             for settlement in work.settlements:
                 _count(settlement, self._kinds[settlement.claim.destination])
+            # A worker that went to sleep before this was written does not know when to try again.
+            for destination in {one.claim.destination for one in work.settlements if one.retry_at is not None}:
+                self._wake(destination)
             if lost:
                 log.event(
                     log.WARNING, "leases-lost", "Deliveries ended after their lease had and repeat.", deliveries=lost
