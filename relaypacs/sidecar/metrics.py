@@ -47,9 +47,37 @@ STATES: dict[str, tuple[str, tuple[str, ...]]] = {
 def registry_of(config: Config, jobs: JobTable, metrics_dir: Path) -> CollectorRegistry:
     """What `/metrics` exposes: every process' events under `metrics_dir`, and this node's states."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(metrics_dir))  # type: ignore[no-untyped-call]
+    registry.register(NodeEvents(metrics_dir))
     registry.register(NodeStates(config, jobs))
     return registry
+
+
+class NodeEvents(Collector):
+    """What the node's processes have counted, summed from the files prometheus-client keeps for each.
+
+    Counts of a process that died stay; what it had open does not: its `live` gauges are left out.
+    """
+
+    def __init__(self, metrics_dir: Path) -> None:
+        self._folder = metrics_dir
+
+    def describe(self) -> list[Metric]:
+        """Nothing, as `NodeStates.describe`."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The sums, now."""
+        yield from MultiProcessCollector.merge(  # type: ignore[no-untyped-call]
+            [str(file) for file in sorted(self._folder.glob("*.db")) if _counts(file)]
+        )
+
+
+def _counts(file: Path) -> bool:
+    # Named by prometheus_client.values: counter_PID.db, gauge_MODE_PID.db.
+    kind, _, pid = file.stem.rpartition("_")
+    if kind.startswith("gauge_live") and not Path("/proc", pid).exists():
+        return False
+    return file.stat().st_size > 0  # a process is just making it
 
 
 class NodeStates(Collector):

@@ -22,7 +22,7 @@ from relaypacs.config import Config
 from relaypacs.errors import JobsError
 from relaypacs.sidecar.checks import checks_of
 from relaypacs.sidecar.jobtable import READING_DEADLINE_SECONDS, JobTable
-from relaypacs.sidecar.metrics import STATES, NodeStates, registry_of
+from relaypacs.sidecar.metrics import STATES, NodeStates
 from tests.unit.cli.rows import STUDY, filled
 from tests.unit.sidecar.test_app import ask
 from tests.unit.sidecar.test_metrics_page import listed
@@ -186,10 +186,12 @@ import os, socket, sys
 from pathlib import Path
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1] + "/run/metrics"
 if os.fork() == 0:
-    from prometheus_client import Counter
+    from prometheus_client import Counter, Gauge
     Counter("relaypacs_staged_instances_total", "As another process of the node counts.").inc(7)
+    Gauge("relaypacs_associations_open", "Those of a process that died.", multiprocess_mode="livesum").set(3)
     os._exit(0)
 os.wait()
+Path(sys.argv[1], "run/metrics/counter_1.db").touch()  # a process is just making it
 from relaypacs.node.supervisor import Stop
 from relaypacs.sidecar.process import run
 from tests.unit.sidecar.test_states import config_of
@@ -218,15 +220,10 @@ def test_the_process_as_the_node_runs_it(folder: Path) -> None:
     assert "relaypacs_staged_instances_total 7.0" in metrics
     assert 'http_requests_total{method="GET",path="/readyz",status="503"} 1.0' in metrics
     assert "http_requests_in_progress 1.0" in metrics
+    assert "relaypacs_associations_open" not in metrics, "a dead process has nothing open"
     assert "relaypacs_job_table_up 1.0" in metrics
     names = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in re.findall(r"^(\w+)[ {]", metrics, re.M)}
     assert names <= set(listed())
-
-
-def test_the_metrics_folder_must_be_there(folder: Path) -> None:
-    config = config_of(folder)
-    with pytest.raises(ValueError, match="PROMETHEUS_MULTIPROC_DIR"):
-        registry_of(config, JobTable(config), folder / "absent")
 
 
 def test_a_job_table_that_hangs_does_not_hold_a_scrape_up(folder: Path) -> None:
