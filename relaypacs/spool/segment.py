@@ -135,10 +135,11 @@ def open_segment(disk: Disk, folder: Path, *, recycle: bool, segment_bytes: int,
         _named(disk, fd, draft, path)
     try:
         segment = Segment(disk, fd, path, generation, now)
-        segment.write((segment.end_mark,), 0)
         if durable:
+            # Before the first write: a crash must not leave new pages under the name of the life before.
             disk.sync_folder(folder / FREE)
             disk.sync_folder(folder / SEGMENTS)
+        segment.write((segment.end_mark,), 0)
     except OSError:
         disk.close(fd)
         raise

@@ -1,0 +1,165 @@
+"""A random life of a spool, seeded: writers, a reader, kills, failures, freed and recycled segments.
+
+Objects have few sizes and segments are small, so that in a recycled file the records of the life before lie at the same
+offsets, with valid checksums. What is promised on the way is noted in the trace.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from relaypacs.errors import SegmentGone, SpoolCorrupt, SpoolError
+from relaypacs.model import Checkpoint, Committed, ObjectMeta
+from relaypacs.spool.append import Append
+from relaypacs.spool.reader import SpoolReader
+from relaypacs.spool.writer import SpoolWriter
+from tests.crash.spool.recording import Killed, Op, RecordingDisk
+
+SIZES = (0, 300, 5000, 5000, 5000, 9000)
+SEGMENT_BYTES = 40_000
+
+
+@dataclass
+class _Life:
+    """One process (writer and reader share it here), from its start to its end."""
+
+    writer: SpoolWriter
+    reader: SpoolReader
+    appends: list[tuple[Append, bytes]]
+    told: list[Committed]
+
+
+class Workload:
+    """`run` makes a trace. `checkpoints` stand for the job table: they survive every crash."""
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.disk = RecordingDisk(root)
+        self.root = root
+        self.checkpoints: dict[str, Checkpoint] = {}
+        self.corrupt = 0
+        self._serial = 0
+        self._life = self._start()
+
+    def run(self, steps: int) -> list[Op]:
+        """Do `steps` random things; the trace of all calls and promises."""
+        for _ in range(steps):
+            try:
+                self._step()
+            except Killed:
+                self._restart()
+        self.disk.die()
+        return self.disk.trace
+
+    def _start(self) -> _Life:
+        told: list[Committed] = []
+        writer = SpoolWriter(
+            self.root,
+            segment_bytes=SEGMENT_BYTES,
+            min_free_bytes=0,
+            max_object_bytes=1 << 20,
+            recycle=True,
+            durable=True,
+            on_commit=told.append,
+            disk=self.disk,
+        )
+        reader = SpoolReader(self.root, recycle=True, recycle_segments=self.random.choice([0, 3, 3]), disk=self.disk)
+        return _Life(writer, reader, [], told)
+
+    def _step(self) -> None:
+        draw, life = self.random, self._life
+        what = draw.choices(
+            ["object", "go on", "event", "hint", "scan", "free", "kill", "end", "fail"],
+            [30, 30, 3, 8, 4, 12, 4, 3, 4],
+        )[0]
+        try:
+            if what == "object" and len(life.appends) < 3:
+                self._begin()
+            elif what in {"object", "go on"} and life.appends:
+                self._go_on()
+            elif what == "event":
+                life.writer.append_event("audit", 1.0, {"n": self._next()})
+            elif what == "hint" and life.told:
+                at = life.told.pop(draw.randrange(len(life.told)))
+                self._publish(at.generation, at.end)
+            elif what == "scan":
+                for generation in life.reader.generations():
+                    self._publish(generation, None)
+            elif what == "free":
+                self._free()
+            elif what == "kill":
+                self.disk.kill_in = draw.randrange(12)
+            elif what == "end":
+                life.writer.close()
+                self._restart()
+            elif what == "fail":
+                self.disk.fail = draw.choice(
+                    [("sync", errno.EIO), ("sync", errno.EIO), ("write", errno.ENOSPC), ("write", errno.EIO)]
+                )
+        except (SpoolError, OSError):
+            # The writer refused or failed (answered 0xA700, promised nothing), or the reader tries again later.
+            pass
+
+    def _next(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    def _begin(self) -> None:
+        serial = self._next()
+        size = self.random.choice(SIZES)
+        payload = serial.to_bytes(4, "big") * (size // 4 + 1)
+        meta = ObjectMeta("a", "CALLER", "CALLED", "h:1", 1.0, "1.2", f"1.2.{serial:06d}", "1.2")
+        append = self._life.writer.begin(meta)
+        self._life.appends.append((append, payload[:size]))
+
+    def _go_on(self) -> None:
+        append, payload = self._life.appends.pop(self.random.randrange(len(self._life.appends)))
+        done = append.dataset_length
+        if done < len(payload) and self.random.random() < 0.9:
+            size = self.random.choice([1000, 4096, 9000])
+            append.write([payload[done : done + size]])
+            self._life.appends.append((append, payload))
+        elif done < len(payload) or self.random.random() < 0.1:
+            append.abandon()
+        else:
+            segment = append._segment
+            assert segment is not None
+            self.disk.note("try", (segment.generation, segment.number, payload))
+            at = append.commit()
+            self.disk.note("ack", (at.generation, at.number, payload))
+
+    def _publish(self, generation: str, end: int | None) -> None:
+        before = self.checkpoints.get(generation, Checkpoint(generation))
+        try:
+            records, after = self._life.reader.read(before, committed_end=end, max_records=self.random.choice([2, 99]))
+        except SegmentGone:
+            return
+        except SpoolCorrupt:
+            self.corrupt += 1
+            return
+        for record in records:
+            self.disk.note("publish", (record.at.generation, record.at.number))
+        if records:
+            self.checkpoints[generation] = after
+
+    def _free(self) -> None:
+        reader = self._life.reader
+        for generation in reader.generations():
+            if reader.is_sealed(generation):
+                before = self.checkpoints.get(generation)
+                self._publish(generation, None)
+                if before == self.checkpoints.get(generation):
+                    self.disk.note("freeing", generation)
+                    if reader.free(generation):
+                        self.checkpoints.pop(generation, None)
+                        self.disk.note("freed", generation)
+                    return
+
+    def _restart(self) -> None:
+        self.disk.die()
+        self._life = self._start()
+        for generation in self._life.reader.generations():
+            self._publish(generation, None)
