@@ -202,7 +202,7 @@ class Rule(Section):
         description="Patterns for any element of the head, by keyword or GGGG,EEEE.",
     )
     to: tuple[str, ...] = Field((), description="Destinations.")
-    priority: Annotated[int, Field(ge=0, le=9)] = Field(0, description="0-9; higher is sent first.")
+    priority: Annotated[int, Field(ge=0, le=9)] = Field(0, description="Higher is sent first.")
     drop: bool = Field(False, description="Accept and deliver nowhere; counted as dropped.")
 
     def inconsistencies(self) -> Iterator[str]:
@@ -265,7 +265,7 @@ class Config(Section):
     def jobs_file(self) -> Path | None:
         """The SQLite file of the job table; None if a server keeps it."""
         scheme, _, path = self.jobs_url.partition(":///")
-        return Path(path) if scheme == "sqlite" else None
+        return Path(path.partition("?")[0]) if scheme == "sqlite" else None
 
     @property
     def keep_seconds(self) -> float | None:

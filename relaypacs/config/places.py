@@ -84,6 +84,7 @@ def line_numbers(text: str) -> dict[Location, int]:
             index: Location = (counts[names[0]],) if names[0] in counts else ()
             table = (names[0], *index, *names[1:])
             lines.setdefault(table, number)
+            lines.setdefault((names[0],), number)
         elif assignment:
             lines.setdefault((*table, *_split(assignment[1])), number)
     return lines

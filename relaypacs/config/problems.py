@@ -71,7 +71,8 @@ def names_of(raw: Mapping[str, object]) -> dict[Location, str]:
 
 def _table(model: type[Section], table: object, at: Location, problems: list[Problem]) -> Section | None:
     if not isinstance(table, dict):
-        problems.append(Problem(at, f"{at[0]} is a section; write [{at[0]}] and its options below"))
+        header = f"[[{at[0]}]]" if len(at) > 1 else f"[{at[0]}]"
+        problems.append(Problem(at, f"this is a table of options; write {header} and its options below"))
         return None
     try:
         return model.model_validate(table)
