@@ -1,8 +1,7 @@
 """C-STORE to one destination: contexts chosen from what the batch holds, the association kept between batches.
 
 A `forward.sender.Sender` around a `Lane`. An instance the destination has no context for fails with a sentence that
-says what to configure; anything that is not an answer is the destination's trouble. A peer may end an association
-between two objects (some do so on purpose): the next one is tried once more on a new association.
+says what to configure; anything that is not an answer is the destination's trouble.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from relaypacs.config.model import Destination
 from relaypacs.forward.checksum import Corrupt
 from relaypacs.forward.lane import Address, Lane, Pair, sentence
 from relaypacs.forward.names import spoken
-from relaypacs.forward.sender import Payload, Read, Report, Trouble, Unreadable
+from relaypacs.forward.sender import Read, Report, Trouble, Unreadable
 from relaypacs.model import Claim, Deferred, Outcome, Scope
 from relaypacs.policy.outcome import CORRUPT, no_context, store_outcome
-from relaypacs.upper.errors import AssociationAborted, PeerBroken, UpperError
+from relaypacs.upper.errors import UpperError
 
 
 class CStoreSender:
@@ -74,22 +73,13 @@ class CStoreSender:
             return no_context(spoken(claim.sop_class_uid), spoken(claim.transfer_syntax_uid))
         try:
             with read(claim) as payload:
-                return self._store_payload(claim, pair, payload)
+                status = self._lane.store(pair, claim.sop_instance_uid, payload.dataset, payload.crc32c)
         except Unreadable:
             return None
         except Corrupt:
             return CORRUPT
-
-    def _store_payload(self, claim: Claim, pair: Pair, payload: Payload) -> Outcome:
-        try:
-            status = self._lane.store(pair, claim.sop_instance_uid, payload.dataset, payload.crc32c)
-        except PeerBroken:
-            raise
-        except AssociationAborted:
-            self._lane.open([pair])
-            if not self._lane.accepted(pair):
-                return no_context(spoken(claim.sop_class_uid), spoken(claim.transfer_syntax_uid))
-            status = self._lane.store(pair, claim.sop_instance_uid, payload.dataset, payload.crc32c)
+        if status is None:
+            return no_context(spoken(claim.sop_class_uid), spoken(claim.transfer_syntax_uid))
         return store_outcome(status)
 
 

@@ -175,11 +175,9 @@ class HttpPeer:
 
 def _cause(error: Exception) -> Exception:
     """The operating system's error behind urllib3's."""
-    if isinstance(error, ConnectTimeoutError):
-        return TimeoutError()
-    if isinstance(error, NewConnectionError | NameResolutionError) and isinstance(error.__cause__, Exception):
-        return error.__cause__
-    return error
+    if isinstance(error, NewConnectionError | NameResolutionError):
+        return error.__cause__ if isinstance(error.__cause__, Exception) else error
+    return TimeoutError() if isinstance(error, ConnectTimeoutError) else error
 
 
 def _retry_after(value: str) -> float:

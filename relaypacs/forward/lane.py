@@ -61,7 +61,7 @@ class Lane:
         return self._association is not None and pair in self._proposed
 
     def accepted(self, pair: Pair) -> bool:
-        """Whether the peer took the pair, so that `store` may be called with it."""
+        """Whether the peer took the pair, so that `store` sends."""
         return self._association is not None and pair in self._association.accepted
 
     def check(self) -> None:
@@ -90,19 +90,30 @@ class Lane:
         self._proposed = frozenset(proposed)
         self._recent = dict.fromkeys(proposed)
 
-    def store(
-        self, pair: Pair, sop_instance: str, dataset: memoryview, crc32c: int | None, *, priority: int = 0
-    ) -> int:
-        """Send one object in an accepted `pair` and return the peer's status (PS3.4 B.2.3).
+    def store(self, pair: Pair, sop_instance: str, dataset: memoryview, crc32c: int | None) -> int | None:
+        """Send one object in a proposed `pair` and return the peer's status (PS3.4 B.2.3), or None if it did not
+        accept the pair.
 
-        `crc32c` of the dataset is compared before its last fragment leaves (None: not checked). `priority` as in
-        PS3.7 9.3.1.1. Raises Corrupt, or UpperError when there is no answer; then the association is gone.
+        `crc32c` of the dataset is compared before its last fragment leaves (None: not checked). A peer may end an
+        association between two objects (some do so on purpose): once, it is tried again on a new one.
+        Raises Corrupt, or UpperError when there is no answer; then the association is gone.
         """
+        if not self.accepted(pair):
+            return None
+        try:
+            return self._store(pair, sop_instance, dataset, crc32c)
+        except PeerBroken:
+            raise
+        except AssociationAborted:
+            self.open([pair])
+        return self._store(pair, sop_instance, dataset, crc32c) if self.accepted(pair) else None
+
+    def _store(self, pair: Pair, sop_instance: str, dataset: memoryview, crc32c: int | None) -> int:
         association = self._association
         if association is None:
             raise ConnectionLost("there is no association")
         self._message_id = self._message_id % _LAST_MESSAGE_ID + 1
-        command = encode_store_request(self._message_id, pair[0], sop_instance, priority=priority)
+        command = encode_store_request(self._message_id, pair[0], sop_instance)
         buffers = message_buffers(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)
         try:
             association.send_buffers(buffers if crc32c is None else checked(buffers, dataset, crc32c))
