@@ -139,10 +139,13 @@ def echo(
     as_json: JsonOption = False,
 ) -> None:
     """Ask a destination whether it answers: C-ECHO, or a request to its DICOMweb service."""
-    from relaypacs.cli import peers, settings
+    from relaypacs.cli import settings
 
     loaded = settings.load(config or context.obj)
-    raise typer.Exit(peers.echo(loaded, settings.destination_named(loaded, destination), as_json=as_json))
+    chosen = settings.destination_named(loaded, destination)
+    from relaypacs.cli import peers
+
+    raise typer.Exit(peers.echo(loaded, chosen, as_json=as_json))
 
 
 @app.command()
@@ -152,6 +155,7 @@ def send(
     called: Annotated[str, typer.Option("--called", metavar="AET", help="AE title of the receiver.")],
     calling: Annotated[str, typer.Option("--calling", metavar="AET", help="AE title we present.")] = "RELAYPACS",
     as_json: JsonOption = False,
+    _config: Annotated[Path | None, typer.Option("--config", "-c", hidden=True)] = None,
 ) -> None:
     """Send files by C-STORE, as a modality does. Succeeds only if every object was accepted."""
     from relaypacs.cli import peers

@@ -30,7 +30,9 @@ def arrival(number: int, destinations: tuple[str, ...] = ("pacs",), *, now: floa
     """The `number`th object of a study, received at `now`; routed nowhere without `destinations`."""
     uid = f"{study}.{number}"
     meta = ObjectMeta("assoc-1", "CT_1", "RELAYPACS", "10.0.0.5:4242", now, "1.2.840.10008.5.1.4.1.1.2", uid, "1.2")
-    record = ObjectRecord(Committed(GENERATION, number, number * 4096, (number + 1) * 4096), meta, 512, 1000, 900, 600, 1)
+    record = ObjectRecord(
+        Committed(GENERATION, number, number * 4096, (number + 1) * 4096), meta, 512, 1000, 900, 600, 1
+    )
     return Arrival(
         record=record,
         keys=RoutingKeys(study, f"{study}.0", uid, meta.sop_class_uid, ACCESSION, PATIENT, "20240501", "CT"),
