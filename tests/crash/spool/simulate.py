@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import relaypacs
 from relaypacs.model import Checkpoint, ObjectRecord
 from relaypacs.spool.recover import Ending, Scan, scan
 from tests.crash.spool.recording import Op
@@ -65,7 +66,7 @@ class Counts:
 
 
 def _scan(generation: str, image: bytes, state: Mapping[str, bytes]) -> Scan:
-    """Recovery as the reader does it on a node that starts: nobody holds the segment, a retired one ends at its mark."""
+    """Recovery as on a node that starts: nobody holds the segment, a retired one ends at its mark."""
     size = len(image)
     marker = state.get(f"segments/{generation}.retired")
     if marker is not None:
@@ -188,7 +189,12 @@ def main() -> None:
     parser.add_argument("--first-violation", action="store_true")
     given = parser.parse_args()
     counts = simulate(given.first_seed, given.states, first_violation=given.first_violation)
-    found = {**vars(counts), "violations": counts.violations[:20], "violation_count": len(counts.violations)}
+    found = {
+        **vars(counts),
+        "package": str(relaypacs.__file__),
+        "violations": counts.violations[:20],
+        "violation_count": len(counts.violations),
+    }
     sys.stdout.write(json.dumps(found) + "\n")
 
 

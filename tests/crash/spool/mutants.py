@@ -1,0 +1,83 @@
+"""The spool broken on purpose: each mutant is a change to the text of its modules, in a copy of the package.
+
+`copy_with` makes the copy; the simulator then runs over it in a process of its own and must find a violation.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import relaypacs
+
+
+class Edit(NamedTuple):
+    """In `module` (below `relaypacs/spool`), `old` becomes `new`."""
+
+    module: str
+    old: str
+    new: str
+
+
+_DATA = """\
+        try:
+            segment.write((last, segment.end_mark), self._at)
+        except OSError as problem:
+            raise self._writer.failed(segment, problem) from problem
+"""
+_HEADER = """\
+        try:
+            segment.write((first,), segment.offset)
+            if self._writer.durable:
+                segment.sync()
+        except OSError as problem:
+            raise self._writer.retire(segment, problem) from problem
+"""
+_SYNC = "        self._disk.sync(self._fd)\n"
+_SYNC_TWICE = """\
+        try:
+            self._disk.sync(self._fd)
+        except OSError:
+            self._disk.sync(self._fd)
+"""
+_FREED = """\
+            self._disk.sync_folder(path.parent)
+            self._disk.unlink(retired)
+"""
+_OPENED = "        segment = Segment(disk, fd, path, generation, now)\n"
+_MARKED = "        segment.write((segment.end_mark,), 0)\n"
+
+MUTANTS: dict[str, tuple[Edit, ...]] = {
+    "no generation check": (Edit("recover.py", "if header.generation != here.generation:", "if False:"),),
+    "no sync before publish": (Edit("reader.py", "            self._disk.sync(file.fd)\n", ""),),
+    "header before data": (Edit("append.py", _DATA + _HEADER, _HEADER + _DATA),),
+    "no directory sync": (Edit("segment.py", "            disk.sync_folder(folder / SEGMENTS)\n", ""),),
+    "truncating at the first bad record": (
+        Edit("recover.py", "resume = find_successor(read_at, reached, size=size)", "resume = None"),
+    ),
+    "no sync before the answer": (Edit("append.py", "                segment.sync()\n", "                pass\n"),),
+    "a failed sync is tried again": (Edit("segment.py", _SYNC, _SYNC_TWICE),),
+    "a failed segment is neither marked nor proved": (
+        Edit("writer.py", "        segment.unmark()\n", ""),
+        Edit("writer.py", "        self._record_retired([segment])\n", "        segment._disk.close(segment._fd)\n"),
+        Edit("reader.py", "            self._disk.forget(file.fd, start, end - start)\n", ""),
+    ),
+    "freed without a directory sync": (Edit("reader.py", _FREED, _FREED.split("\n", 1)[1]),),
+    "written before it is renamed durably": (Edit("segment.py", _OPENED, _OPENED + _MARKED),),
+    "payload not verified": (Edit("recover.py", "    if verify_payload or event:\n", "    if event:\n"),),
+    "padding not verified": (Edit("recover.py", "!= pad(end):", "!= pad(end) and False:"),),
+}
+
+
+def copy_with(edits: tuple[Edit, ...], folder: Path) -> Path:
+    """A copy of the package below `folder` with the edits made; AssertionError if a text isn't there exactly once."""
+    source = Path(relaypacs.__file__).parent
+    copy = folder / "relaypacs"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for edit in edits:
+        module = copy / "spool" / edit.module
+        text = module.read_text()
+        assert text.count(edit.old) == 1, f"{edit.module} has changed: the mutant must follow"
+        module.write_text(text.replace(edit.old, edit.new))
+    return copy
