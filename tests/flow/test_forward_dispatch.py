@@ -166,7 +166,9 @@ def test_refusals_are_dead_letters_with_a_log_line_that_says_the_mend(
     assert STUDY not in json.dumps(line)
 
 
-def test_the_schedule_has_an_end(house: House, start: Callable[..., Forwarder], orthanc: Callable[..., Orthanc]) -> None:
+def test_the_schedule_has_an_end(
+    house: House, start: Callable[..., Forwarder], orthanc: Callable[..., Orthanc]
+) -> None:
     """An instance without Study Instance UID draws A700 for ever: the dead letter ends it, and says so."""
     peer = orthanc()
     start([dimse(peer.dicom_port, retry="2x1s")])

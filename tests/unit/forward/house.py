@@ -65,7 +65,9 @@ class House:
                 made[uid] = dataset(uid, pixels=pixels, study=study)
             bodies = made
         for uid, body in bodies.items():
-            meta = ObjectMeta("association", "CT1", "RELAYPACS", "10.0.0.7:40123", time.time(), CT, uid, transfer_syntax)
+            meta = ObjectMeta(
+                "association", "CT1", "RELAYPACS", "10.0.0.7:40123", time.time(), CT, uid, transfer_syntax
+            )
             append = self.writer.begin(meta)
             append.write([body])
             append.commit()

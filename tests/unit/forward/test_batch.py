@@ -1,0 +1,196 @@
+"""A batch over the real spool, job table and staging: what is settled, put off, given back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from relaypacs.forward.batch import Batch
+from relaypacs.forward.sender import Read, Report, Trouble, Unreadable
+from relaypacs.forward.settle import Settler
+from relaypacs.forward.source import ByteSource
+from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope, State
+from relaypacs.policy.retry import parse_schedule
+from tests.unit.forward.house import NODE, House
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.close()
+
+
+@pytest.fixture
+def settler(house: House) -> Iterator[Settler]:
+    settler = Settler(house.jobs, lease_seconds=60, kinds={"there": "dimse"}, wake=house.wake.notify)
+    settler.start()
+    yield settler
+    settler.close(5)
+
+
+class Scripted:
+    """A way of delivering that a test spells out: an outcome for each claim, or an exception to raise."""
+
+    def __init__(self, answer: Callable[[Claim], Outcome]) -> None:
+        self._answer = answer
+        self.read_bytes = 0
+        self.passed_over = 0
+
+    def deliver(
+        self, batch: Sequence[Claim], read: Read, report: Report, proceed: Callable[[], bool]
+    ) -> Trouble | None:
+        for claim in batch:
+            if not proceed():
+                break
+            try:
+                with read(claim) as payload:
+                    self.read_bytes += len(payload.dataset)
+                    now = time.time()
+                    report(claim, self._answer(claim), now, now)
+            except Unreadable:
+                self.passed_over += 1
+        return None
+
+    def rest(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def run(
+    house: House,
+    settler: Settler,
+    answer: Callable[[Claim], Outcome],
+    *,
+    claims: list[Claim] | None = None,
+    moved: set[int] | None = None,
+    schedule: str = "1x1h",
+    probe: bool = False,
+) -> tuple[Batch, Trouble | None, Scripted]:
+    if claims is None:
+        claims = claim_all(house)
+    settler.hold(claims)
+    batch = Batch(
+        claims,
+        source=ByteSource(house.reader, house.staging),
+        settler=settler,
+        schedule=parse_schedule(schedule),
+        moved=set() if moved is None else moved,
+        probe=probe,
+        stopping=lambda: False,
+    )
+    sender = Scripted(answer)
+    return batch, batch.run(sender), sender
+
+
+def claim_all(house: House) -> list[Claim]:
+    return house.jobs.claim("there", node=NODE, limit=100, lease_seconds=60, now=time.time())
+
+
+def test_a_deferral_gets_its_next_time_from_the_schedule_and_then_a_dead_letter(house: House, settler: Settler) -> None:
+    house.receive(1)
+    later = Deferred("later", Scope.INSTANCE, 0x0110)
+    batch, trouble, _ = run(house, settler, lambda _: later)
+    assert trouble is None
+    assert batch.answered
+    house.wait_states({State.DEFERRED: 1})
+    (one,) = house.deliveries()
+    assert one.next_attempt_at is not None
+    assert 3600 <= one.next_attempt_at - time.time() + 2 <= 3600 * 1.1 + 4
+    claims = house.jobs.claim("there", node=NODE, limit=1, lease_seconds=60, now=time.time() + 4000)
+    run(house, settler, lambda _: later, claims=claims)
+    house.wait_states({State.FAILED: 1})
+    (one,) = house.deliveries()
+    assert one.reason == "given up after 2 attempts: later"
+
+
+def test_bytes_that_moved_to_staging_since_the_claim_cost_no_attempt(house: House, settler: Settler) -> None:
+    house.receive(3)
+    moved: set[int] = set()
+    stale = claim_all(house)
+    house.stage_everything()
+    batch, trouble, sender = run(house, settler, lambda _: Delivered(), claims=stale, moved=moved)
+    assert (trouble, batch.answered, sender.passed_over) == (None, False, 3)
+    house.wait_states({State.QUEUED: 3})
+    run(house, settler, lambda _: Delivered(), moved=moved)
+    house.wait_states({State.DELIVERED: 3})
+    assert moved == set()
+    assert {one.attempts for one in house.deliveries()} == {1}
+
+
+def test_bytes_that_keep_moving_are_an_attempt(house: House, settler: Settler) -> None:
+    house.receive(1)
+    stale = claim_all(house)
+    house.stage_everything()
+    run(house, settler, lambda _: Delivered(), claims=stale, moved={stale[0].delivery_id})
+    house.wait_states({State.DEFERRED: 1})
+
+
+def test_a_bug_in_a_sender_costs_what_was_open_an_attempt_and_nothing_else(house: House, settler: Settler) -> None:
+    uids = house.receive(5)
+
+    def answer(claim: Claim) -> Outcome:
+        if claim.sop_instance_uid == uids[2]:
+            raise KeyError("a bug")
+        return Delivered()
+
+    with pytest.raises(KeyError):
+        run(house, settler, answer)
+    house.wait_states({State.DELIVERED: 2, State.DEFERRED: 1, State.QUEUED: 2})
+    (deferred,) = (one for one in house.deliveries() if one.state is State.DEFERRED)
+    assert "KeyError" in deferred.reason
+
+
+@pytest.mark.parametrize(("probe", "tried"), [(False, 3), (True, 1)])
+def test_out_of_resources_in_a_row_is_the_destinations_trouble(
+    house: House, settler: Settler, probe: bool, tried: int
+) -> None:
+    house.receive(6)
+    _, trouble, _ = run(house, settler, lambda _: Deferred("full", Scope.INSTANCE, 0xA700), probe=probe)
+    assert trouble is not None
+    house.wait_states({State.DEFERRED: tried, State.QUEUED: 6 - tried})
+
+
+def test_out_of_resources_now_and_then_is_the_instances_own(house: House, settler: Settler) -> None:
+    house.receive(9)
+    numbers = iter(range(9))
+
+    def answer(_: Claim) -> Outcome:
+        return Deferred("no study", Scope.INSTANCE, 0xA700) if next(numbers) % 3 else Delivered()
+
+    _, trouble, _ = run(house, settler, answer)
+    assert trouble is None
+    house.wait_states({State.DELIVERED: 3, State.DEFERRED: 6})
+
+
+def test_site_deferrals_are_no_answer(house: House, settler: Settler) -> None:
+    house.receive(1)
+    batch, _, _ = run(house, settler, lambda _: Deferred("down", Scope.SITE))
+    assert not batch.answered
+    house.wait_states({State.DEFERRED: 1})
+
+
+def test_what_a_lost_lease_settles_changes_nothing(house: House, settler: Settler) -> None:
+    house.receive(1)
+    stale = house.jobs.claim("there", node=NODE, limit=1, lease_seconds=-1, now=time.time())
+    fresh = claim_all(house)
+    assert [claim.delivery_id for claim in stale] == [claim.delivery_id for claim in fresh]
+    run(house, settler, lambda _: Deferred("later", Scope.INSTANCE), claims=stale)
+    run(house, settler, lambda _: Delivered(), claims=fresh)
+    house.wait_states({State.DELIVERED: 1})
+    assert house.deliveries()[0].attempts == 1
+
+
+def test_closing_gives_back_what_is_still_held(house: House) -> None:
+    settler = Settler(house.jobs, lease_seconds=60, kinds={"there": "dimse"}, wake=house.wake.notify)
+    settler.start()
+    house.receive(4)
+    claims = claim_all(house)
+    settler.hold(claims)
+    assert settler.close(5)
+    assert house.states() == {State.QUEUED: 4}
