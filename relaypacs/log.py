@@ -8,6 +8,7 @@ line can't be forged; callers pass no names and no raw UIDs, only `uid_hash` of 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import logging
@@ -92,8 +93,9 @@ def event(
     for key, value in fields.items():
         line[key] = value[:_LONGEST_VALUE] if isinstance(value, str) else value
     text = json.dumps(line, default=str) if _sink.json else _for_people(line)
-    # One write per line: processes share the stream.
-    (_sink.stream or sys.stderr).write(text + "\n")
+    # One write per line: processes share the stream. Nobody reads it, or its disk is full: no reason to stop working.
+    with contextlib.suppress(OSError, ValueError):
+        (_sink.stream or sys.stderr).write(text + "\n")
 
 
 def _for_people(line: dict[str, object]) -> str:

@@ -1,0 +1,179 @@
+"""A line can't be forged, holds no UID, has the agreed keys, and never troubles the one who logs."""
+
+import io
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relaypacs import log
+
+KEYS = ["timestamp", "level", "service", "event", "trace_id", "user_id", "upload_id", "message"]
+
+
+@pytest.fixture
+def lines():
+    """Lines written so far, with a level of `info`; the process's own setting comes back afterwards."""
+    stream = io.StringIO()
+    log.setup(level="info", json_lines=True, service="test", hash_key=b"key", stream=stream)
+    yield lambda: stream.getvalue().splitlines()
+    log.setup(level="info", json_lines=True, service="relaypacs")
+
+
+def test_the_keys_of_the_operators_pipeline(lines):
+    log.event(
+        log.WARNING, "association-rejected", "No.", trace_id="a1", user_id="CT", upload_id="ff", latency_ms=1.26, n=3
+    )
+    line = json.loads(lines()[0])
+    assert list(line) == [*KEYS, "latency_ms", "n"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["timestamp"])
+    assert (line["level"], line["service"], line["event"], line["message"]) == (
+        "WARNING", "test", "association-rejected", "No.",
+    )  # fmt: skip
+    assert (line["trace_id"], line["user_id"], line["upload_id"], line["latency_ms"], line["n"]) == (
+        "a1", "CT", "ff", 1.3, 3,
+    )  # fmt: skip
+
+
+def test_without_a_latency_there_is_no_such_key(lines):
+    log.event(log.INFO, "x", "y")
+    assert list(json.loads(lines()[0])) == KEYS
+
+
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [
+        ("debug", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]),
+        ("info", ["INFO", "WARNING", "ERROR", "CRITICAL"]),
+        ("warning", ["WARNING", "ERROR", "CRITICAL"]),
+        ("error", ["ERROR", "CRITICAL"]),
+        ("critical", ["CRITICAL"]),
+    ],
+)
+def test_the_five_levels(level, written):
+    stream = io.StringIO()
+    log.setup(level=level, json_lines=True, service="test", stream=stream)
+    for one in (log.DEBUG, log.INFO, log.WARNING, log.ERROR, log.CRITICAL):
+        log.event(one, "x", "y")
+    assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == written
+    log.setup(level="info", json_lines=True, service="relaypacs")
+
+
+HOSTILE = st.text() | st.sampled_from(
+    ["\n", "\r\n{}", '","level":"CRITICAL', "\x1b[31m", "%s", "\u2028", "\ud800", "\0"]
+)
+
+
+@given(HOSTILE, HOSTILE, HOSTILE, st.booleans())
+def test_whatever_a_peer_sends_it_stays_one_line_without_control_characters(title, message, value, json_lines):
+    stream = io.StringIO()
+    log.setup(level="info", json_lines=json_lines, service="test", stream=stream)
+    log.event(log.INFO, "x", message, user_id=title, peer_value=value)
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+    assert text.isascii()
+    if json_lines:
+        line = json.loads(text)
+        assert (line["user_id"], line["message"], line["peer_value"]) == (title, message, value)
+        assert line["level"] == "INFO"
+
+
+def test_long_values_are_cut(lines):
+    log.event(log.INFO, "x", "m" * 10_000, value="v" * 10_000)
+    assert len(lines()[0]) < 1000
+
+
+def test_values_that_json_does_not_know_are_text(lines, tmp_path):
+    log.event(log.INFO, "x", "y", path=tmp_path, raw=b"\0", error=OSError(28, "full"))
+    assert json.loads(lines()[0])["path"] == str(tmp_path)
+
+
+def test_text_for_people():
+    stream = io.StringIO()
+    log.setup(level="info", json_lines=False, service="receive", stream=stream)
+    log.event(log.ERROR, "spool-full", "No room.", trace_id="a1", free_bytes=7)
+    assert re.fullmatch(
+        r'\S+Z ERROR    receive: spool-full: No room\. trace_id="a1" free_bytes=7\n', stream.getvalue()
+    )  # fmt: skip
+    log.setup(level="info", json_lines=True, service="relaypacs")
+
+
+def test_a_hash_tells_nothing_without_the_key(lines):
+    one = log.uid_hash("1.2.3")
+    assert re.fullmatch("[0-9a-f]{16}", one)
+    assert one == log.uid_hash("1.2.3") != log.uid_hash("1.2.4")
+    log.setup(level="info", json_lines=True, service="test", hash_key=b"other")
+    assert log.uid_hash("1.2.3") != one
+    assert log.uid_hash("") == ""
+    assert log.uid_hash("\ud800")
+
+
+def test_rename(lines):
+    log.rename("receive-1")
+    log.event(log.INFO, "x", "y")
+    assert json.loads(lines()[0])["service"] == "receive-1"
+
+
+def test_libraries_that_quote_peers_are_silent():
+    heard = []
+
+    class Ear(logging.Handler):
+        def emit(self, record):
+            heard.append(record.getMessage())
+
+    ear = Ear()
+    names = ("pydicom", "pynetdicom", "pynetdicom.acse", "pynetdicom.service-c")
+    logging.getLogger().addHandler(ear)
+    try:
+        for name in names:
+            logging.getLogger(name).isEnabledFor(logging.CRITICAL)  # what the logging module remembers
+        log.setup(level="debug", json_lines=True, service="test", stream=io.StringIO())
+        for name in names:
+            logging.getLogger(name).critical("Doe^John")
+    finally:
+        logging.getLogger().removeHandler(ear)
+    assert heard == []
+
+
+def test_warnings_of_pydicom_are_silent():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        log.setup(level="info", json_lines=True, service="test", stream=io.StringIO())
+        warnings.warn_explicit("Doe^John", UserWarning, "charset.py", 1, module="pydicom.charset")
+        warnings.warn_explicit("ours", UserWarning, "x.py", 1, module="relaypacs.x")
+    assert [str(one.message) for one in caught] == ["ours"]
+
+
+class Broken(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError
+
+
+def test_a_log_that_nobody_reads_troubles_no_one():
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Broken(), closed):
+        log.setup(level="info", json_lines=True, service="test", stream=stream)
+        log.event(log.CRITICAL, "x", "y")
+    log.setup(level="info", json_lines=True, service="relaypacs")
+
+
+def test_lines_of_processes_that_share_a_pipe_stay_whole():
+    program = (
+        "import os\nfrom relaypacs import log\nlog.setup(level='info', json_lines=True, service='s')\n"
+        "child = os.fork()\n"
+        "for n in range(300): log.event(log.INFO, 'x', 'm' * 200, n=n)\n"
+        "if child: os.waitpid(child, 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=True, env={**os.environ})
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 600
+    assert sorted(json.loads(line)["n"] for line in lines) == sorted([*range(300), *range(300)])
