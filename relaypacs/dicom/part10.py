@@ -8,11 +8,13 @@ file had there (polyglots) stops here.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 PREAMBLE_BYTES = 128
 MAGIC = b"DICM"
 META_OFFSET = PREAMBLE_BYTES + len(MAGIC)
+_PREFIX = bytes(PREAMBLE_BYTES) + MAGIC
 
 IMPLEMENTATION_CLASS_UID = "2.25.176018297532617064105276183906184375126"
 """(0002,0012): who wrote the file. A UUID-derived UID (PS3.5 B.2), fixed for the product."""
@@ -41,18 +43,22 @@ def file_head(sop_class: str, sop_instance: str, transfer_syntax: str, *, source
     `sop_class`, `sop_instance`, `transfer_syntax` are UIDs as negotiated and commanded, taken as they are;
     `source_ae` is the calling AE title (0002,0016), left out when blank. Characters outside ASCII become `?`.
     """
-    elements = [
-        b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01",
-        _element(0x0002, b"UI", sop_class, b"\0"),
-        _element(0x0003, b"UI", sop_instance, b"\0"),
-        _element(0x0010, b"UI", transfer_syntax, b"\0"),
-        _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0"),
-        _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" "),
-    ]
-    if source_ae:
-        elements.append(_element(0x0016, b"AE", source_ae, b" "))
-    meta = b"".join(elements)
-    return bytes(PREAMBLE_BYTES) + MAGIC + _GROUP_LENGTH.pack(2, 0, b"UL", 4, len(meta)) + meta
+    before, after = _around(sop_class, transfer_syntax, source_ae)
+    instance = _element(0x0003, b"UI", sop_instance, b"\0")
+    length = len(before) + len(instance) + len(after)
+    return b"".join((_PREFIX, _GROUP_LENGTH.pack(2, 0, b"UL", 4, length), before, instance, after))
+
+
+@lru_cache(256)
+def _around(sop_class: str, transfer_syntax: str, source_ae: str) -> tuple[bytes, bytes]:
+    """The File Meta elements before and behind the SOP Instance UID: the same for a whole association."""
+    before = b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01" + _element(0x0002, b"UI", sop_class, b"\0")
+    after = (
+        _element(0x0010, b"UI", transfer_syntax, b"\0")
+        + _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0")
+        + _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" ")
+    )
+    return before, after + (_element(0x0016, b"AE", source_ae, b" ") if source_ae else b"")
 
 
 def _element(number: int, vr: bytes, value: str, pad: bytes) -> bytes:

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from google_crc32c import extend
@@ -53,30 +54,27 @@ def align(value: int, unit: int) -> int:
     return (value + unit - 1) & -unit
 
 
-def _ustar(name: str, size: int, typeflag: bytes, mtime: int = 0) -> bytes:
+_MODE_AND_OWNER = b"".join((b"0000600\0", b"0000000\0", b"0000000\0"))
+_MAGIC_AND_REST = b"ustar\x0000".rjust(108, b"\0").ljust(355, b"\0")
+_CONSTANT_SUM = sum(_MODE_AND_OWNER) + sum(_MAGIC_AND_REST) + 8 * ord(" ")
+
+
+def _ustar(name: bytes, size: int, typeflag: bytes, mtime: int = 0) -> bytes:
     """A ustar header block (POSIX.1-1988). `size` of 8 GiB and more is left to the pax record."""
-    block = bytearray(BLOCK)
-    raw = name.encode("ascii")
-    block[0 : len(raw)] = raw
-    block[100:108] = b"0000600\0"
-    block[108:116] = block[116:124] = b"0000000\0"
-    block[124:136] = b"%011o\0" % (size if size < _USTAR_SIZE_LIMIT else 0)
-    block[136:148] = b"%011o\0" % (max(0, mtime) & 0o77777777777)
-    block[148:156] = b" " * 8
-    block[156:157] = typeflag
-    block[257:265] = b"ustar\x0000"
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    numbers = b"%011o\0%011o\0" % (size if size < _USTAR_SIZE_LIMIT else 0, max(0, mtime) & 0o77777777777)
+    # The checksum is over all bytes, itself as blanks; most of them are the same in every header.
+    checksum = b"%06o\0 " % (_CONSTANT_SUM + sum(name) + sum(numbers) + typeflag[0])
+    return b"".join((name.ljust(100, b"\0"), _MODE_AND_OWNER, numbers, checksum, typeflag, _MAGIC_AND_REST))
 
 
-_PAX_HEADER = _ustar("PaxHeaders/record", _BODY, b"x")
+_PAX_HEADER = _ustar(b"PaxHeaders/record", _BODY, b"x")
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
     """A record's header as far as it is known before its first dataset byte; `end_header` makes it whole."""
 
-    name: str
+    name: bytes
     mtime: int
     fields: bytes
     head: bytes
@@ -88,19 +86,23 @@ class Begun:
 
 
 def begin_header(
-    *, generation: str, number: int, entry: str, extension: str, mtime: float, fields: Mapping[str, object], head: bytes
+    *, generation: str, number: int, entry: str, extension: str, mtime: float, members: str, head: bytes
 ) -> Begun:
     """Prepare record `number` of `generation`: an entry named after `entry`, holding `head` and then the payload.
 
-    `fields` are JSON values of the record's own; `mtime` is in seconds. SpoolError where they exceed the page.
+    `members` is what the record says, as the inside of a JSON object in ASCII; `mtime` is in seconds. SpoolError
+    where they exceed the page.
     """
-    text = json.dumps(
-        {"generation": generation, "number": number, **fields}, separators=(",", ":"), ensure_ascii=True
-    ).encode("ascii")
+    text = f'{{"generation":"{generation}","number":{number},{members}}}'.encode("ascii")
     if len(text) > _JSON_LIMIT or len(head) > HEAD_LIMIT:
         raise SpoolError("the object's identifiers are longer than any legal ones and don't fit into a spool record")
-    safe = re.sub(r"[^A-Za-z0-9-]", "_", entry[:48]) or "_"
-    return Begun(f"{generation[:ENTRY_PREFIX]}-{number:06d}-{safe}.{extension}", int(mtime), text, head)
+    name = f"{generation[:ENTRY_PREFIX]}-{number:06d}-{_safe(entry)}.{extension}"
+    return Begun(name.encode("ascii"), int(mtime), text, head)
+
+
+@lru_cache(1024)
+def _safe(entry: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "_", entry[:48]) or "_"
 
 
 def end_header(begun: Begun, *, previous: int, payload_length: int, payload_crc32c: int) -> tuple[bytes, int]:
@@ -127,7 +129,7 @@ def end_header(begun: Begun, *, previous: int, payload_length: int, payload_crc3
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header that passed its own checksum. `fields` holds what `begin_header` was given, and no more."""
+    """A header that passed its own checksum. `fields` holds the members it was given, and no more."""
 
     generation: str
     number: int
@@ -181,7 +183,7 @@ def _pad_entry(gap: int) -> bytes:
     body = gap - BLOCK
     text = b"%d%s" % (body, _FILLER) if body else b""
     filled = text + b" " * (body - len(text) - 1) + b"\n" if body else b""
-    return _ustar("PaxHeaders/pad", body, b"g") + filled
+    return _ustar(b"PaxHeaders/pad", body, b"g") + filled
 
 
 _PADS = tuple(_pad_entry(gap) for gap in range(0, PAGE, BLOCK))
@@ -204,9 +206,9 @@ def end_mark(generation: str, mtime: float, *, records: int | None = None, chain
     say = {"format": "relaypacs/1", "generation": generation, "end": "open" if records is None else "sealed"}
     more = "" if records is None else f',"records":{records},"chain":"{chain:08x}"'
     text = json.dumps(say, separators=(",", ":"))[:-1] + more + ',"crc":"00000000"}'
-    blank = _ustar(f"{generation[:ENTRY_PREFIX]}-end.json", BLOCK, b"0", int(mtime)) + text.encode("ascii").ljust(
-        BLOCK - 1
-    )
+    blank = _ustar(f"{generation[:ENTRY_PREFIX]}-end.json".encode(), BLOCK, b"0", int(mtime)) + text.encode(
+        "ascii"
+    ).ljust(BLOCK - 1)
     blank += b"\n"
     return blank.replace(_END_CRC, b'"crc":"%08x"' % extend(0, blank)).ljust(PAGE, b"\0")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _text
 
 from relaypacs.dicom.part10 import file_head
 from relaypacs.errors import SpoolError
@@ -30,16 +32,9 @@ def begin_object(meta: ObjectMeta, *, generation: str, number: int) -> Begun:
         entry=meta.association_id,
         extension="dcm",
         mtime=meta.received_at,
-        fields={
-            "association": meta.association_id,
-            "calling": meta.calling_ae,
-            "called": meta.called_ae,
-            "peer": meta.peer,
-            "received": meta.received_at,
-            "class": meta.sop_class_uid,
-            "instance": meta.sop_instance_uid,
-            "syntax": meta.transfer_syntax_uid,
-        },
+        members=f"{_association(meta.association_id, meta.calling_ae, meta.called_ae, meta.peer)},"
+        f'"received":{float(meta.received_at)!r},"class":{_text(meta.sop_class_uid)},'
+        f'"instance":{_text(meta.sop_instance_uid)},"syntax":{_text(meta.transfer_syntax_uid)}',
         head=head,
     )
 
@@ -47,7 +42,22 @@ def begin_object(meta: ObjectMeta, *, generation: str, number: int) -> Begun:
 def begin_event(kind: str, time: float, *, generation: str, number: int) -> Begun:
     """The header of an event; its payload is `event_payload`. `time` is in seconds since the epoch."""
     return begin_header(
-        generation=generation, number=number, entry=kind, extension="json", mtime=time, fields={"event": kind}, head=b""
+        generation=generation,
+        number=number,
+        entry=kind,
+        extension="json",
+        mtime=time,
+        members=f'"event":{_text(kind)}',
+        head=b"",
+    )
+
+
+@lru_cache(256)
+def _association(association_id: str, calling_ae: str, called_ae: str, peer: str) -> str:
+    """The members that all objects of an association share."""
+    return (
+        f'"association":{_text(association_id)},"calling":{_text(calling_ae)},'
+        f'"called":{_text(called_ae)},"peer":{_text(peer)}'
     )
 
 

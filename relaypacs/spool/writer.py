@@ -94,7 +94,10 @@ class SpoolWriter:
     def refusal(self) -> str | None:
         """Why a new object would be refused now, in one sentence, or None. Tries a failed disk again, and makes room
         by deleting segments kept for reuse."""
-        self._seal_old()
+        with self._lock:
+            old = self._too_old(time.monotonic())
+        for segment in old:
+            segment.seal()
         if trouble := self._trouble_now():
             return trouble
         try:
@@ -115,14 +118,15 @@ class SpoolWriter:
 
     def give_back(self, segment: Segment) -> None:
         """A lease ends and the segment is sound: for the next object, or sealed at its size."""
-        segment.idle_since = time.monotonic()
+        now = segment.idle_since = time.monotonic()
         with self._lock:
-            keep = not self._closed and segment.offset < self._segment_bytes
-            if keep:
+            done = self._too_old(now)
+            if self._closed or segment.offset >= self._segment_bytes:
+                done.append(segment)
+            else:
                 self._idle.append(segment)
-        if not keep:
-            segment.seal()
-        self._seal_old()
+        for sealed in done:
+            sealed.seal()
 
     def failed(self, segment: Segment, problem: OSError) -> SpoolError:
         """A payload could not be written. The error to raise: SpoolFull leaves the segment in use."""
@@ -219,11 +223,10 @@ class SpoolWriter:
                 with self._lock:
                     self._unmarked.append(segment)
 
-    def _seal_old(self) -> None:
-        old = []
-        with self._lock:
-            before = time.monotonic() - self._idle_seconds
-            while self._idle and (len(self._idle) > IDLE_SEGMENTS or self._idle[0].idle_since < before):
-                old.append(self._idle.popleft())
-        for segment in old:
-            segment.seal()
+    def _too_old(self, now: float) -> list[Segment]:
+        """Take the segments out of the pool that have been idle for long, or are too many. Call it with the lock."""
+        found = []
+        idle, before = self._idle, now - self._idle_seconds
+        while idle and (idle[0].idle_since < before or len(idle) >= IDLE_SEGMENTS):
+            found.append(idle.popleft())
+        return found
