@@ -232,6 +232,10 @@ def test_the_job_tables_url(load, url, becomes):
     assert load("", {"DATABASE_URL": url}).jobs_url == becomes
 
 
+def test_a_secret_is_not_quoted_whatever_its_type(problems):
+    assert problems("[jobs]\nurl = 271828\n") == ["file:2: [jobs] url: write text, in quotation marks"]
+
+
 def test_warnings(load):
     assert warnings(load(GOOD), {}) == []
     assert warnings(Config(), {}) == [

@@ -68,6 +68,7 @@ def test_every_matching_rule_adds_its_destinations_once_in_order():
         {"to": ("b", "d"), "priority": 5},
     )
     assert answer == Route(Routed.ROUTED, ("a", "b", "d"), 5, "r0,r2")
+    assert route({"to": ("a",), "priority": 5}, {"to": ("b",), "priority": 1}).priority == 5
 
 
 def test_a_drop_wins_wherever_it_stands():
