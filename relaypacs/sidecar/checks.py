@@ -18,6 +18,8 @@ from relaypacs.errors import JobsError
 from relaypacs.model import State
 from relaypacs.sidecar.app import Check
 from relaypacs.sidecar.jobtable import JobTable
+from relaypacs.spool.reader import CORRUPT_SUFFIX
+from relaypacs.spool.segment import FREE, QUARANTINE, RETIRED_SUFFIX, SEGMENTS, SUFFIX
 
 
 def process_names(config: Config) -> list[str]:
@@ -44,6 +46,21 @@ def free_bytes(folder: Path) -> int:
     """Bytes an unprivileged process may still write to the file system of `folder`. OSError if it is not there."""
     about = os.statvfs(folder)
     return about.f_bavail * about.f_frsize
+
+
+def spool_files(folder: Path) -> dict[str, int]:
+    """How many segments are in use, free for reuse, in quarantine; and of those in use, retired and damaged."""
+    places = {"segments": (SEGMENTS, SUFFIX), "free": (FREE, SUFFIX), "quarantine": (QUARANTINE, SUFFIX)}
+    places |= {"retired": (SEGMENTS, RETIRED_SUFFIX), "damaged": (SEGMENTS, CORRUPT_SUFFIX)}
+    return {name: _count(folder / place, suffix) for name, (place, suffix) in places.items()}
+
+
+def _count(folder: Path, suffix: str) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.name.endswith(suffix) for entry in entries)
+    except FileNotFoundError:
+        return 0
 
 
 def _receive(config: Config) -> Check:
@@ -73,7 +90,11 @@ def _spool(config: Config) -> Check:
     free, mark = free_bytes(config.spool_dir), config.spool.min_free_bytes
     if free < mark:
         return Check(False, f"{_size(free)} free, objects are refused below {_size(mark)}; make room")
-    return Check(True, f"{_size(free)} free")
+    found = spool_files(config.spool_dir)
+    if found["retired"]:
+        return Check(False, f"retired segments: {found['retired']}; a write or sync failed, look at the disk")
+    damaged = found["damaged"] + found["quarantine"]
+    return Check(True, f"{_size(free)} free" + (f"; damaged segments: {damaged}, see the log" if damaged else ""))
 
 
 def _staging(config: Config) -> Check:

@@ -6,7 +6,6 @@ table down the rest is still served and `relaypacs_job_table_up` is 0. `docs/met
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,14 +19,14 @@ from prometheus_client.registry import Collector
 from relaypacs import __version__, alive, log
 from relaypacs.config import Config
 from relaypacs.jobs.states import OWED_STATES
-from relaypacs.sidecar.checks import free_bytes, process_names
+from relaypacs.sidecar.checks import free_bytes, process_names, spool_files
 from relaypacs.sidecar.jobtable import JobTable
 
 STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaypacs_build_info": ("Always 1; the labels say what runs.", ("version", "python")),
     "relaypacs_process_serving": ("1 while a process serves, else 0.", ("process",)),
     "relaypacs_spool_free_bytes": ("Free space of the spool's file system, in bytes.", ()),
-    "relaypacs_spool_segments": ("Segment files, by where they lie: segments, free or quarantine.", ("place",)),
+    "relaypacs_spool_segments": ("Segment files, by what they are.", ("place",)),
     "relaypacs_staging_free_bytes": ("Free space of the staging folder's file system, in bytes.", ()),
     "relaypacs_job_table_up": ("1 if the job table answered this scrape, else 0.", ()),
     "relaypacs_queue_deliveries": (
@@ -113,10 +112,7 @@ class NodeStates(Collector):
                 yield _gauge(name, {(): free_bytes(folder)})
             except OSError:
                 continue  # `/readyz` says why
-        yield _gauge(
-            "relaypacs_spool_segments",
-            {(place,): _count(spool / place) for place in ("segments", "free", "quarantine")},
-        )
+        yield _gauge("relaypacs_spool_segments", {(place,): number for place, number in spool_files(spool).items()})
 
     def _job_table(self) -> Iterator[Metric]:
         try:
@@ -155,11 +151,3 @@ def _gauge(name: str, values: dict[tuple[str, ...], float]) -> GaugeMetricFamily
     for key, value in sorted(values.items()):
         family.add_metric(key, value)
     return family
-
-
-def _count(folder: Path) -> int:
-    try:
-        with os.scandir(folder) as entries:
-            return sum(entry.name.endswith(".tar") for entry in entries)
-    except FileNotFoundError:
-        return 0

@@ -100,6 +100,16 @@ def test_each_thing_that_is_down_is_named(folder: Path) -> None:
     assert answers["destination/pacs"] == (False, "unknown while the job table does not answer")
 
 
+def test_a_disk_that_fails_and_damage_in_the_spool_are_said(folder: Path) -> None:
+    (folder / "spool/segments/aa.corrupt").touch()
+    ok, reason = look(config_of(folder))["spool"]
+    assert ok
+    assert reason.endswith(" free; damaged segments: 1, see the log")
+    (folder / "spool/segments/aa.retired").touch()
+    ok, reason = look(config_of(folder))["spool"]
+    assert (ok, reason) == (False, "retired segments: 1; a write or sync failed, look at the disk")
+
+
 def test_a_job_table_that_comes_back_is_seen(folder: Path) -> None:
     config = config_of(folder)
     (folder / "jobs.sqlite").rename(folder / "away")
@@ -154,6 +164,7 @@ def test_the_computed_metrics(folder: Path) -> None:
         'relaypacs_spool_segments{place="segments"} 1.0',
         'relaypacs_spool_segments{place="free"} 0.0',
         'relaypacs_spool_segments{place="quarantine"} 0.0',
+        'relaypacs_spool_segments{place="retired"} 1.0',
     ):
         assert line in text.splitlines()
     oldest = re.search(r'^relaypacs_queue_oldest_seconds\{destination="pacs"\} (\S+)$', text, re.MULTILINE)
