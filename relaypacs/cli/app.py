@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,6 +32,8 @@ config_app = typer.Typer(help="Check or show the configuration.", no_args_is_hel
 db_app = typer.Typer(help="Look after the job table.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 app.add_typer(db_app, name="db")
+if find_spec("relaypacs.cli.spool") is not None:
+    app.add_typer(import_module("relaypacs.cli.spool").app, name="spool")
 
 
 class Role(StrEnum):
@@ -54,12 +57,13 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON document.")]
 
 
-def run() -> None:
-    """Mount what is installed, run the command, and turn every expected error into a sentence and an exit code."""
-    if find_spec("relaypacs.cli.spool") is not None:
-        app.add_typer(import_module("relaypacs.cli.spool").app, name="spool")
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command that `arguments` (default: those of the process) name, and exit.
+
+    Every expected error becomes a sentence and an exit code.
+    """
     try:
-        app()
+        app(args=arguments, prog_name="relaypacs")
     except ConfigError as wrong:
         for problem in wrong.problems:
             say.tell(f"relaypacs: {problem}")
@@ -76,6 +80,7 @@ def run() -> None:
             raise
         say.tell(f"relaypacs: {say.printable(str(error.filename))}: {error.strerror}")
         sys.exit(2)
+    sys.exit(0)
 
 
 def _print_version(wanted: bool) -> None:
