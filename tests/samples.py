@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib.util
 import random
 import struct
+import warnings
 from array import array
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pydicom import dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -32,13 +34,15 @@ _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN
 class Sample:
     """A DICOM file. `reason` is empty when it can be sent byte for byte by C-STORE, else says why not.
 
-    UIDs are those of the File Meta (PS3.10 7.1); `dataset_offset` is where the dataset starts, in bytes.
+    UIDs are those of the File Meta (PS3.10 7.1), which a C-STORE-RQ announces; `own_uid` is the dataset's SOP Instance
+    UID, which in some samples is another. `dataset_offset` is where the dataset starts, in bytes.
     """
 
     path: Path
     name: str
     sop_class_uid: str
     sop_instance_uid: str
+    own_uid: str
     transfer_syntax_uid: str
     dataset_offset: int
     reason: str
@@ -75,15 +79,17 @@ def sendable() -> list[Sample]:
 
 def rounds(chosen: list[Sample]) -> list[list[Sample]]:
     """`chosen`, split so that no SOP Instance UID occurs twice in a part: many samples share theirs."""
-    parts: list[dict[str, Sample]] = []
+    parts: list[tuple[list[Sample], set[str]]] = []
     for one in chosen:
-        for part in parts:
-            if one.sop_instance_uid not in part:
-                part[one.sop_instance_uid] = one
+        own = {one.sop_instance_uid, one.own_uid} - {""}
+        for part, uids in parts:
+            if not own & uids:
+                part.append(one)
+                uids.update(own)
                 break
         else:
-            parts.append({one.sop_instance_uid: one})
-    return [list(part.values()) for part in parts]
+            parts.append(([one], own))
+    return [part for part, _ in parts]
 
 
 def read_sample(path: Path, name: str = "") -> Sample:
@@ -98,7 +104,18 @@ def read_sample(path: Path, name: str = "") -> Sample:
         wanted = {"SOP class": class_uid, "SOP Instance UID": instance_uid, "transfer syntax": syntax}
         missing = [what for what, value in wanted.items() if not value]
         reason = f"File Meta without {', '.join(missing)}" if missing else ""
-    return Sample(path, name or path.name, class_uid, instance_uid, syntax, offset, reason)
+    own_uid = "" if reason else _uid_in_dataset(path)
+    return Sample(path, name or path.name, class_uid, instance_uid, own_uid, syntax, offset, reason)
+
+
+def _uid_in_dataset(path: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
+        except Exception:  # some samples are there to break readers
+            return ""
+        return str(found.get("SOPInstanceUID", ""))
 
 
 def dataset_of(part10: bytes) -> bytes:

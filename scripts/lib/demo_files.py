@@ -99,8 +99,8 @@ def send_with_storescu(files: list[Sample], port: int) -> Iterator[tuple[int, st
         by_option[_OPTION_OF_SYNTAX.get(one.transfer_syntax_uid, "-x=")].append(one.path)
     for option, paths in by_option.items():
         for part in _parts(paths):
-            done = storescu(port, part, calling="DEMO", options=[option, "--no-halt"])
-            yield len(part), "" if done.returncode == 0 else _last_line(done.stdout)
+            done = storescu(port, part, calling="DEMO", options=[option, "-R", "--no-halt"])
+            yield len(part), _last_line(done.stdout) if done.returncode or done.stdout.strip() else ""
 
 
 def send_with_relaypacs(files: list[Sample], port: int) -> Iterator[tuple[int, str]]:

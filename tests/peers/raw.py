@@ -143,12 +143,12 @@ class Raw:
 
     def send_message(self, command: bytes, dataset: bytes | None = None, *, context_id: int = 1) -> None:
         """One message, the plain way: a PDU for the command, PDUs of at most 16 KiB for the dataset."""
-        data = pdu(DATA, pdv(context_id, COMMAND | LAST, command))
+        parts = [pdu(DATA, pdv(context_id, COMMAND | LAST, command))]
         if dataset is not None:
             for start in range(0, len(dataset) or 1, 16000):
                 last = LAST if start + 16000 >= len(dataset) else 0
-                data += pdu(DATA, pdv(context_id, last, dataset[start : start + 16000]))
-        self.send(data)
+                parts.append(pdu(DATA, pdv(context_id, last, dataset[start : start + 16000])))
+        self.send(b"".join(parts))
 
     def read_command(self) -> dict[int, bytes]:
         """The next message's command set, which must be a P-DATA-TF."""

@@ -48,6 +48,7 @@ def test_rounds_never_repeat_a_uid() -> None:
     assert len(parts) > 1
     for part in parts:
         assert len({one.sop_instance_uid for one in part}) == len(part)
+        assert len({one.own_uid or one.name for one in part}) == len(part)
 
 
 def test_a_series_is_a_series(tmp_path: Path) -> None:

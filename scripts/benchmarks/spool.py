@@ -1,0 +1,212 @@
+"""The spool against the disk itself: durable commits per second beside a bare `pwrite` + `fdatasync` loop.
+
+    scripts/bench spool [--dir DIR] [--seconds S] [--sizes 33000,524288,30000000] [--writers 1,2,4,8] [--json]
+
+Both write recycled files (written through once before) of the same size, in rounds that alternate, so that a busy disk
+hurts both; each figure is the median round. Cold: the files' pages are dropped from memory before each round. The
+bare loop writes what a record's payload needs, rounded up to 4 KiB, and knows nothing of headers, checksums or tar.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from relaypacs.model import ObjectMeta
+from relaypacs.spool.reader import SpoolReader
+from relaypacs.spool.writer import SpoolWriter
+
+SEGMENT_BYTES = 64 << 20
+PDU_BYTES = 131_072
+MR = "1.2.840.10008.5.1.4.1.1.4"
+EXPLICIT = "1.2.840.10008.1.2.1"
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; rates per second."""
+
+    size: int
+    writers: int
+    cache: str
+    bare: float
+    spool: float
+
+    @property
+    def ratio(self) -> float:
+        """How much of the bare loop's rate the spool reaches."""
+        return self.spool / self.bare
+
+
+def _drop(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+
+
+def _rate(work: Callable[[int, Callable[[], bool]], int], writers: int, seconds: float) -> float:
+    """Run `work(writer, go_on)` in each thread for `seconds`; the sum of what they return, per second."""
+    counts = [0] * writers
+    until = [0.0]
+
+    def run(index: int) -> None:
+        counts[index] = work(index, lambda: time.perf_counter() < until[0])
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(writers)]
+    began = time.perf_counter()
+    until[0] = began + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - began)
+
+
+def _bare(files: list[Path], payload: bytes, writers: int, seconds: float) -> float:
+    whole = payload.ljust(-(-len(payload) // 4096) * 4096, b"\0")
+    per_file = max(1, SEGMENT_BYTES // len(whole))
+
+    def work(index: int, go_on: Callable[[], bool]) -> int:
+        fd = os.open(files[index], os.O_RDWR)
+        done = 0
+        while go_on() or done == 0:
+            os.pwrite(fd, whole, done % per_file * len(whole))
+            os.fdatasync(fd)
+            done += 1
+        os.close(fd)
+        return done
+
+    return _rate(work, writers, seconds)
+
+
+def _spool(folder: Path, payload: bytes, writers: int, seconds: float) -> float:
+    spool = SpoolWriter(
+        folder,
+        segment_bytes=SEGMENT_BYTES,
+        min_free_bytes=0,
+        max_object_bytes=1 << 40,
+        recycle=True,
+        durable=True,
+        on_commit=lambda committed: None,
+    )
+    view = memoryview(payload)
+    chunks = [[view[at : at + PDU_BYTES]] for at in range(0, len(payload), PDU_BYTES)]
+
+    def work(index: int, go_on: Callable[[], bool]) -> int:
+        done = 0
+        while go_on() or done == 0:
+            meta = ObjectMeta(
+                f"bench-{index}",
+                "BENCH",
+                "RELAYPACS",
+                "192.0.2.1:104",
+                time.time(),
+                MR,
+                f"1.2.{index}.{done}",
+                EXPLICIT,
+            )
+            append = spool.begin(meta)
+            for chunk in chunks:
+                append.write(chunk)
+            append.commit()
+            done += 1
+        return done
+
+    rate = _rate(work, writers, seconds)
+    spool.close()
+    return rate
+
+
+def _free_all(folder: Path, *, cold: bool) -> None:
+    reader = SpoolReader(folder, recycle=True, recycle_segments=1000)
+    for generation in reader.generations():
+        reader.free(generation)
+    reader.close()
+    if cold:
+        for path in (folder / "free").iterdir():
+            _drop(path)
+
+
+def _prepare(folder: Path, count: int, size: int) -> list[Path]:
+    """`count` files written through once: for the bare loop and, as freed segments, for the spool."""
+    block = os.urandom(1 << 20)
+    length = SEGMENT_BYTES + size + (1 << 20)
+    free = folder / "spool" / "free"
+    free.mkdir(parents=True, exist_ok=True)
+    bare = [folder / f"bare-{index}" for index in range(count)]
+    for path in [*bare, *(free / f"{index:032x}.tar" for index in range(count * 2))]:
+        with path.open("wb") as file:
+            for _ in range(length // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+    return bare
+
+
+def measure(folder: Path, sizes: list[int], writers: list[int], seconds: float) -> list[Row]:
+    """The whole table; needs some gigabytes in `folder`."""
+    rows = []
+    for size in sizes:
+        payload = os.urandom(size)
+        bare_files = _prepare(folder, max(writers), size)
+        for count in writers:
+            for cache in ("warm", "cold"):
+                bare, spool = [], []
+                for _ in range(ROUNDS):
+                    _free_all(folder / "spool", cold=cache == "cold")
+                    if cache == "cold":
+                        for path in bare_files:
+                            _drop(path)
+                    bare.append(_bare(bare_files, payload, count, seconds / ROUNDS))
+                    spool.append(_spool(folder / "spool", payload, count, seconds / ROUNDS))
+                rows.append(Row(size, count, cache, statistics.median(bare), statistics.median(spool)))
+                _say(rows[-1])
+        shutil.rmtree(folder / "spool")
+    return rows
+
+
+def _say(row: Row) -> None:
+    megabytes = row.spool * row.size / 1e6
+    sys.stderr.write(
+        f"{row.size:>9} B  {row.writers} writers  {row.cache}  bare {row.bare:7.0f}/s  spool {row.spool:7.0f}/s"
+        f"  {megabytes:6.0f} MB/s  ratio {row.ratio:.2f}\n"
+    )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", type=Path, default=None, help="folder on the disk to measure (default: /var/tmp)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time per figure")
+    parser.add_argument("--sizes", default="33000,524288,30000000")
+    parser.add_argument("--writers", default="1,2,4,8")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="bench-spool-", dir=given.dir or "/var/tmp"))
+    try:
+        rows = measure(
+            folder,
+            [int(size) for size in given.sizes.split(",")],
+            [int(n) for n in given.writers.split(",")],
+            given.seconds,
+        )
+    finally:
+        shutil.rmtree(folder)
+    if given.json:
+        sys.stdout.write(json.dumps([{**asdict(row), "ratio": round(row.ratio, 3)} for row in rows]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
