@@ -1,8 +1,9 @@
 """One object (or event) on its way into a segment, by one thread.
 
 Made by `SpoolWriter.begin`, driven by the reception lane: `write` per received chunk, then `commit` or `abandon`. At
-most one system call per chunk; at commit the rest with the end mark, the header page, one `fdatasync`. Only whole pages
-are written, so that no page of a recycled file is read first. It ends with `commit`, `abandon` or the first error.
+most one system call per chunk; at commit the rest with the end mark, then the header page, then one `fdatasync`. Only
+whole pages are written, so that no page of a recycled file is read first; at most 256 KiB and a chunk are held. It ends
+with `commit`, `abandon` or the first error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from relaypacs.spool.segment import Segment
 if TYPE_CHECKING:
     from relaypacs.spool.writer import SpoolWriter
 
+HELD_BYTES = 256 << 10
+"""Dataset bytes held before they are written: a small object takes one call for its data and one for its header."""
+HELD_PIECES = 256
+"""Pieces held at most, whatever their size: one call takes no more than 1024."""
 SPACE_EVERY_BYTES = 16 << 20
 """How much of an object is written between two looks at the free space."""
 
@@ -32,10 +37,11 @@ class Append:
         "_begun",
         "_crc",
         "_first",
+        "_held",
+        "_held_bytes",
         "_limit",
         "_next_look",
         "_segment",
-        "_tail",
         "_writer",
         "dataset_length",
     )
@@ -47,7 +53,8 @@ class Append:
         """Bytes of the dataset so far."""
         self._crc = 0
         self._first = b""
-        self._tail = b""
+        self._held: list[bytes | memoryview] = []
+        self._held_bytes = 0
         self._at = segment.offset + PAGE
         self._next_look = SPACE_EVERY_BYTES
 
@@ -57,28 +64,45 @@ class Append:
         data = fragments[0] if len(fragments) == 1 else b"".join(fragments)
         if not isinstance(data, bytes):
             data = bytes(data)  # the checksum takes nothing else
-        self.dataset_length += len(data)
+        length = len(data)
+        self.dataset_length += length
         if self.dataset_length > self._limit:
             self.abandon()
             raise SpoolFull(f"the object is over the limit of {self._limit} bytes")
         self._crc = extend(self._crc, data)
         # The first page is the header's: its share of the dataset waits for the commit.
-        start = 0
         room = PAGE - self._begun.payload_offset - len(self._first)
         if room:
             self._first += data[:room]
-            start = min(room, len(data))
-        tail = self._tail
-        whole = (len(tail) + len(data) - start) & -PAGE
+            if length <= room:
+                return
+            self._held.append(memoryview(data)[room:])
+            self._held_bytes += length - room
+        else:
+            self._held.append(data)
+            self._held_bytes += length
+        if self._held_bytes >= HELD_BYTES or len(self._held) >= HELD_PIECES:
+            self._flush(segment)
+
+    def _flush(self, segment: Segment) -> None:
+        """Write the whole pages of what is held, and hold the rest."""
+        held: list[bytes | memoryview]
+        held = self._held if len(self._held) < HELD_PIECES else [b"".join(self._held)]
+        whole = self._held_bytes & -PAGE
+        rest = self._held_bytes - whole
+        tail = b""
+        while rest > len(tail):
+            last = held.pop()
+            cut = max(0, len(last) - (rest - len(tail)))
+            tail = bytes(last[cut:]) + tail
+            if cut:
+                held.append(memoryview(last)[:cut])
+        self._held, self._held_bytes = [tail], rest
         if not whole:
-            self._tail = tail + data[start:]
             return
-        stop = start + whole - len(tail)
-        body = memoryview(data)[start:stop]
         try:
-            segment.write((tail, body) if tail else (body,), self._at)
+            segment.write(held, self._at)
             self._at += whole
-            self._tail = data[stop:]
             if self.dataset_length >= self._next_look:
                 self._next_look = self.dataset_length + SPACE_EVERY_BYTES
                 self._writer.check_space()
@@ -97,13 +121,16 @@ class Append:
         header, chain = end_header(
             begun, previous=segment.chain, payload_length=self.dataset_length, payload_crc32c=self._crc
         )
-        if length <= PAGE:
-            first, last = b"".join((header, self._first, pad(length))), b""
+        filler = pad(length)
+        end = segment.offset + length + len(filler)
+        last: tuple[bytes | memoryview, ...]
+        if self._held_bytes:
+            first, last = header + self._first, (*self._held, filler, segment.end_mark)
         else:
-            first, last = header + self._first, self._tail + pad(length)
+            first, last = header + self._first + filler, (segment.end_mark,)
         self._segment = None
         try:
-            segment.write((last, segment.end_mark), self._at)
+            segment.write(last, self._at)
         except OSError as problem:
             raise self._writer.failed(segment, problem) from problem
         try:
@@ -112,7 +139,7 @@ class Append:
                 segment.sync()
         except OSError as problem:
             raise self._writer.retire(segment, problem) from problem
-        return self._writer.committed(segment, self._at + len(last), chain)
+        return self._writer.committed(segment, end, chain)
 
     def abandon(self) -> None:
         """Forget the object; harmless after its end. The next record overwrites what it wrote."""

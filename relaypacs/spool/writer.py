@@ -27,6 +27,9 @@ IDLE_SECONDS = 10.0
 """A segment unused for so long is sealed, so that it can be freed."""
 PROBE_SECONDS = 1.0
 """How often, after a failure, the disk is tried again."""
+ROOMY_BYTES = 1 << 30
+ROOMY_SECONDS = 0.02
+"""With so many bytes above the mark, it isn't looked at again for so long."""
 
 
 class SpoolWriter:
@@ -56,6 +59,7 @@ class SpoolWriter:
         self._unmarked: list[Segment] = []
         self._trouble = ""
         self._next_probe = 0.0
+        self._roomy_until = 0.0
         self._closed = False
         try:
             prepare(self._disk, folder)
@@ -154,8 +158,13 @@ class SpoolWriter:
 
     def check_space(self) -> None:
         """SpoolFull below the free-space mark."""
+        now = time.monotonic()
+        if now < self._roomy_until:
+            return
         try:
-            if self._disk.free_bytes(self._folder) >= self._min_free_bytes:
+            over = self._disk.free_bytes(self._folder) - self._min_free_bytes
+            if over >= 0:
+                self._roomy_until = now + ROOMY_SECONDS if over > ROOMY_BYTES else 0.0
                 return
             for path in free_files(self._folder):
                 self._disk.unlink(path)

@@ -22,7 +22,7 @@ class Edit(NamedTuple):
 
 _DATA = """\
         try:
-            segment.write((last, segment.end_mark), self._at)
+            segment.write(last, self._at)
         except OSError as problem:
             raise self._writer.failed(segment, problem) from problem
 """
