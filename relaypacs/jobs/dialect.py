@@ -2,7 +2,8 @@
 
 SQLite: WAL, `synchronous=FULL`, foreign keys on. One connection writes, so threads of a process queue for it in order
 and its page cache stays warm; processes wait for each other by SQLite's own lock (`BEGIN IMMEDIATE`, busy timeout).
-Readers have their own connections, can't write, and never wait for a writer.
+Readers have their own connections, can't write, and never wait for a writer. PostgreSQL: psycopg, no session state (a
+transaction pooler may stand in front); readers see one moment (repeatable read, read only).
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    DDL,
     BigInteger,
     ColumnElement,
     Connection,
@@ -22,7 +22,9 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    func,
     make_url,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
@@ -35,6 +37,8 @@ from relaypacs.errors import JobsError
 BUSY_SECONDS = 30.0
 """How long a writer waits for another process's (or thread's) transaction before it is an error."""
 _READERS = 8
+_WRITE = "write sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+_MIGRATION_LOCK = 0x52454C41  # "RELA"
 _CHECKPOINT_PAGES = 4000
 """The WAL is copied back after 16 MiB: four times SQLite's default, so a page that changes often is copied less."""
 _CACHE_KIB = 32 * 1024
@@ -52,10 +56,29 @@ def open_engines(url: str) -> tuple[Engine, Engine]:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise JobsError("The job table's URL can't be read; write sqlite:///PATH.") from None
+        raise JobsError(f"The job table's URL can't be read; {_WRITE}.") from None
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engines(parsed)
-    raise JobsError(f"The job table can't be kept in {parsed.get_backend_name()}; write sqlite:///PATH.")
+    if parsed.get_backend_name() in ("postgresql", "postgres"):
+        return _postgresql_engines(parsed)
+    raise JobsError(f"The job table can't be kept in {parsed.get_backend_name()}; {_WRITE}.")
+
+
+def _postgresql_engines(url: URL) -> tuple[Engine, Engine]:
+    url = url.set(drivername="postgresql+psycopg")
+    options: dict[str, Any] = {
+        # Nothing outlives a transaction: a pooler in front may give each one another session.
+        "connect_args": {"prepare_threshold": None, "connect_timeout": 10, "application_name": "relaypacs"},
+        "hide_parameters": True,
+        "pool_pre_ping": True,
+        "pool_size": _READERS,
+        "max_overflow": _READERS,
+        "pool_timeout": BUSY_SECONDS,
+    }
+    reader = create_engine(
+        url, isolation_level="REPEATABLE READ", execution_options={"postgresql_readonly": True}, **options
+    )
+    return reader, create_engine(url, isolation_level="READ COMMITTED", **options)
 
 
 def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
@@ -150,16 +173,26 @@ def upsert(
     connection.execute(statement, list(rows))
 
 
-def append_only_ddl(table: str) -> list[DDL]:
-    """The statements that make the database refuse to change or delete a row of `table`."""
-    return [
-        DDL(  # type: ignore[no-untyped-call]
+def make_append_only(connection: Connection, table: str) -> None:
+    """Make the database refuse to change or delete a row of `table`, whose transaction this is."""
+    if connection.dialect.name == "postgresql":
+        statements = [
+            f"CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$",
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            f"EXECUTE FUNCTION {table}_is_append_only()",
+        ]
+    else:
+        statements = [
             f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
             f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-        ).execute_if(dialect="sqlite")
-        for verb in ("UPDATE", "DELETE")
-    ]
+            for verb in ("UPDATE", "DELETE")
+        ]
+    for statement in statements:
+        connection.exec_driver_sql(statement)
 
 
 def lock_for_migration(connection: Connection) -> None:
     """Make other migrating processes wait until this transaction ends. On SQLite `BEGIN IMMEDIATE` has done that."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))

@@ -8,179 +8,20 @@ or was never counted.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from relaypacs.jobs.batch import Batch, Version
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import supersede
 from relaypacs.jobs.dialect import upsert
 from relaypacs.jobs.schema import LIVE, association, checkpoint, delivery, instance, tally
-from relaypacs.jobs.states import LIVE_STATES
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import Arrival, AssociationEnd, TakenIn
-from relaypacs.model import Checkpoint, Routed, State
+from relaypacs.model import Checkpoint, State
 
 _TALLIES = ("received", "duplicates", "dropped", "unrouted", "routed")
-
-
-@dataclass(slots=True, eq=False)
-class _Version:
-    """An instance: one set of bytes under a SOP Instance UID. `row` is what is to be inserted; None if it is there."""
-
-    digest: str
-    association_id: str
-    calling_ae: str
-    study_instance_uid: str
-    home: str
-    verdict: str
-    conflict: bool
-    has_bytes: bool
-    id: int | None = None
-    row: dict[str, object] | None = None
-    changes: dict[str, object] = field(default_factory=dict)
-    states: dict[str, State] = field(default_factory=dict)
-    """The state of the delivery that counts, by destination: the live one if there is one."""
-
-    def flag(self) -> None:
-        """Other bytes are known under the same UID."""
-        if not self.conflict:
-            self.conflict = True
-            self.changes["conflict"] = True
-
-
-class _Batch:
-    """The decisions of one transaction, and the rows they come to."""
-
-    def __init__(self, node: str, now: float, known: Mapping[str, list[_Version]], identifiers: bool) -> None:
-        self.node, self.now, self.identifiers = node, now, identifiers
-        self.versions: dict[str, list[_Version]] = dict(known)
-        self.deliveries: list[tuple[_Version, dict[str, Any]]] = []
-        self.superseded: list[tuple[int, str]] = []
-        self.tallies: dict[tuple[str, str], Counter[str]] = {}
-        self.queued: Counter[str] = Counter()
-        self.done: Counter[str] = Counter()
-
-    def add(self, arrival: Arrival) -> None:
-        """Decide what becomes of `arrival`, given everything before it."""
-        meta = arrival.record.meta
-        association_id = storable(meta.association_id)
-        same_uid = self.versions.setdefault(storable(meta.sop_instance_uid), [])
-        found = next((one for one in same_uid if one.digest == arrival.digest), None)
-        if found is None:
-            version = self._new_instance(arrival, association_id)
-            same_uid.append(version)
-            if len(same_uid) > 1:
-                self.done["conflicts"] += 1
-                for one in same_uid:
-                    one.flag()
-        else:
-            version = found
-            self._again(version, arrival)
-        counts = self.tallies.setdefault((association_id, version.study_instance_uid), Counter())
-        counts["received"] += 1
-        self.done["instances" if found is None else "duplicates"] += 1
-        counts["duplicates"] += found is not None
-        if arrival.route.verdict is not Routed.ROUTED:
-            counts[arrival.route.verdict] += 1
-            self.done[arrival.route.verdict] += 1
-            return
-        held = _is_held(version, same_uid, arrival.conflict)
-        for destination in dict.fromkeys(arrival.route.destinations):
-            state = version.states.get(destination)
-            if state in LIVE_STATES or (state is not None and arrival.resend == "suppress"):
-                continue
-            if state is State.FAILED and version.id is not None:
-                self.superseded.append((version.id, destination))
-            counts["routed"] += 1
-            self._deliver(version, association_id, destination, arrival.route.priority, held)
-
-    def _new_instance(self, arrival: Arrival, association_id: str) -> _Version:
-        record, keys, meta = arrival.record, arrival.keys, arrival.record.meta
-        row: dict[str, object] = {
-            "association_id": association_id,
-            "sop_instance_uid": storable(meta.sop_instance_uid),
-            "digest": arrival.digest,
-            "sop_class_uid": storable(meta.sop_class_uid),
-            "transfer_syntax_uid": storable(meta.transfer_syntax_uid),
-            "study_instance_uid": storable(keys.study_instance_uid),
-            "series_instance_uid": storable(keys.series_instance_uid),
-            "accession_number": storable(keys.accession_number) if self.identifiers else "",
-            "patient_id": storable(keys.patient_id) if self.identifiers else "",
-            "study_date": storable(keys.study_date),
-            "modality": storable(keys.modality),
-            "received_at": meta.received_at,
-            "verdict": arrival.route.verdict,
-            "rule": arrival.route.rule,
-            "conflict": False,
-            "problem": storable(keys.problem or ("" if keys.complete else "the head can't be read")),
-            "staged_key": None,
-            **self._location(arrival),
-        }
-        return _Version(
-            digest=arrival.digest,
-            association_id=association_id,
-            calling_ae=storable(record.meta.calling_ae),
-            study_instance_uid=storable(keys.study_instance_uid),
-            home=self.node,
-            verdict=arrival.route.verdict,
-            conflict=False,
-            has_bytes=True,
-            row=row,
-        )
-
-    def _again(self, version: _Version, arrival: Arrival) -> None:
-        """An identical object: it brings its bytes if they were gone, and its route if nobody wanted it before."""
-        if not version.has_bytes:
-            version.changes |= self._location(arrival)
-            version.has_bytes, version.home = True, self.node
-        if version.verdict == Routed.UNROUTED or arrival.route.verdict is Routed.ROUTED:
-            if version.verdict != arrival.route.verdict:
-                version.changes |= {"verdict": arrival.route.verdict, "rule": arrival.route.rule}
-            version.verdict = arrival.route.verdict
-
-    def _location(self, arrival: Arrival) -> dict[str, object]:
-        record = arrival.record
-        return {
-            "node": self.node,
-            "generation": record.at.generation,
-            "file_offset": record.file_offset,
-            "file_length": record.file_length,
-            "dataset_offset": record.dataset_offset,
-            "dataset_length": record.dataset_length,
-            "dataset_crc32c": record.dataset_crc32c,
-        }
-
-    def _deliver(self, version: _Version, association_id: str, destination: str, priority: int, held: bool) -> None:
-        state = State.HELD if held else State.QUEUED
-        version.states[destination] = state
-        row = {
-            "association_id": association_id,
-            "study_instance_uid": version.study_instance_uid,
-            "destination": destination,
-            "home": version.home,
-            "state": state,
-            "priority": priority,
-            "study_at": self.now,
-            "queued_at": self.now,
-            "ready": not held,
-        }
-        self.deliveries.append((version, row))
-        if held:
-            self.done["held"] += 1
-        else:
-            self.queued[destination] += 1
-
-
-def _is_held(version: _Version, same_uid: Sequence[_Version], policy: str) -> bool:
-    """Whether the caller's conflict policy keeps `version` for a person; what came first is never held."""
-    first = same_uid[0]
-    if version is first or policy == "forward-both":
-        return False
-    return policy == "hold-newer" or version.calling_ae != first.calling_ae
 
 
 def take_in(
@@ -201,7 +42,7 @@ def take_in(
     read_to = _read_to(connection, node, {one.generation for one in checkpoints})
     arrivals = [one for one in arrivals if one.record.at.end > read_to.get(one.record.at.generation, 0)]
     checkpoints = [one for one in checkpoints if one.end > read_to.get(one.generation, -1)]
-    batch = _Batch(node, now, _known(connection, arrivals), identifiers)
+    batch = Batch(node, now, _known(connection, arrivals), identifiers)
     for arrival in arrivals:
         batch.add(arrival)
     _write_associations(connection, arrivals, ends)
@@ -241,11 +82,11 @@ def _read_to(connection: Connection, node: str, generations: set[str]) -> dict[s
     return found
 
 
-def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[str, list[_Version]]:
+def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[str, list[Version]]:
     """What is stored under the arrivals' UIDs, oldest first, with the deliveries of those that arrive again."""
-    known: dict[str, list[_Version]] = {}
+    known: dict[str, list[Version]] = {}
     digests = {arrival.digest for arrival in arrivals}
-    again: dict[int, _Version] = {}
+    again: dict[int, Version] = {}
     for uids in chunks({storable(arrival.record.meta.sop_instance_uid): None for arrival in arrivals}):
         rows = connection.execute(
             select(
@@ -265,7 +106,7 @@ def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[str, lis
             .order_by(instance.c.id)
         )
         for row in rows:
-            version = _Version(
+            version = Version(
                 digest=row.digest,
                 association_id=row.association_id,
                 calling_ae=row.calling_ae,
@@ -322,8 +163,8 @@ def _write_associations(connection: Connection, arrivals: Sequence[Arrival], end
     upsert(connection, association, rows, replace=("started_at", "ended_at", "outcome", "reason", "objects", "bytes"))
 
 
-def _write_instances(connection: Connection, batch: _Batch) -> None:
-    new: list[_Version] = []
+def _write_instances(connection: Connection, batch: Batch) -> None:
+    new: list[Version] = []
     changed: dict[tuple[str, ...], list[dict[str, object]]] = {}
     for versions in batch.versions.values():
         for version in versions:
@@ -341,7 +182,7 @@ def _write_instances(connection: Connection, batch: _Batch) -> None:
         connection.execute(update(instance).where(instance.c.id == bindparam("key")), changes)
 
 
-def _write_deliveries(connection: Connection, batch: _Batch) -> None:
+def _write_deliveries(connection: Connection, batch: Batch) -> None:
     if not batch.deliveries:
         return
     studies = {version.study_instance_uid for version, _ in batch.deliveries} - {""}

@@ -17,6 +17,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
+    Connection,
     Double,
     ForeignKey,
     Index,
@@ -33,7 +34,7 @@ from sqlalchemy import (
     true,
 )
 
-from relaypacs.jobs.dialect import BigInt, append_only_ddl
+from relaypacs.jobs.dialect import BigInt, make_append_only
 from relaypacs.jobs.states import LIVE_STATES, OWED_STATES, PENDING_STATES
 from relaypacs.model import Routed, State
 
@@ -268,5 +269,7 @@ _index("ix_delivery_association", delivery.c.association_id)
 _index("ix_attempt_delivery", attempt.c.delivery_id)
 _index("ix_tally_study", tally.c.study_instance_uid)
 
-for _ddl in append_only_ddl("audit"):
-    event.listen(audit, "after_create", _ddl)
+
+@event.listens_for(audit, "after_create")
+def _append_only(_target: Table, connection: Connection, **_: object) -> None:
+    make_append_only(connection, "audit")

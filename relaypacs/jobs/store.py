@@ -17,6 +17,7 @@ from relaypacs.errors import JobsError
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import delivery, dialect, intake, people, reports, upgrade
 from relaypacs.jobs import ledger as books
+from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import Arrival, AssociationEnd, Counts, Ledger, QueueRow, Resent, TakenIn, TraceRow, Unstaged
 from relaypacs.model import Checkpoint, Claim, Settlement
 
@@ -192,27 +193,31 @@ class JobStore:
     def trace(self, term: str, *, limit: int = 10_000) -> list[TraceRow]:
         """Instances by study, series or SOP instance UID, accession number or patient ID, with their deliveries."""
         with self._reading() as connection:
-            return reports.trace(connection, term, limit)
+            return reports.trace(connection, storable(term), limit)
 
     def resend(self, study_instance_uid: str, destination: str, now: float) -> Resent:
         """Queue the study for the destination again, but for instances that are on their way or have no bytes left."""
         with self._writing() as connection:
-            return people.resend(connection, study_instance_uid, destination, now)
+            return people.resend(connection, storable(study_instance_uid), destination, now)
 
     def release(self, study_instance_uid: str, destination: str, now: float) -> int:
         """Let the study's held deliveries to the destination go; returns how many."""
         with self._writing() as connection:
-            return people.release(connection, study_instance_uid, destination, now)
+            return people.release(connection, storable(study_instance_uid), destination, now)
 
     def discard(self, study_instance_uid: str, destination: str, now: float) -> int:
         """Give up the study's deliveries to the destination that are not on their way; returns how many."""
         with self._writing() as connection:
-            return people.discard(connection, study_instance_uid, destination, now)
+            return people.discard(connection, storable(study_instance_uid), destination, now)
 
     def ledger(self, *, association: str | None = None, study: str | None = None) -> Ledger:
         """Received and routed against what there is: in total, of one association, of one study, or of both."""
         with self._reading() as connection:
-            return books.ledger(connection, association_id=association, study=study)
+            return books.ledger(
+                connection,
+                association_id=None if association is None else storable(association),
+                study=None if study is None else storable(study),
+            )
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

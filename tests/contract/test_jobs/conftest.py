@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,15 +10,34 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from relaypacs.jobs.store import JobStore
+from tests.contract.test_jobs import postgres
 
 Sql = Callable[..., list[tuple[object, ...]]]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a running PostgreSQL, without a database name; its database `migrated` is one to copy."""
+    installed = postgres.binaries()
+    if installed is None:
+        pytest.skip("needs the package postgresql")
+    with postgres.server(installed) as url:
+        postgres.create_database(url, "migrated", copy_of="template1")
+        template = JobStore.open(f"{url}/migrated")
+        template.migrate()
+        template.close()
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of an empty database."""
-    assert request.param == "sqlite"
-    return f"sqlite:///{tmp_path}/jobs.sqlite"
+    """URL of a database of this test's own, without rows."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.sqlite"
+    server = request.getfixturevalue("postgres_server")
+    database = f"jobs_{uuid.uuid4().hex}"
+    postgres.create_database(server, database, copy_of="migrated")
+    return f"{server}/{database}"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from relaypacs.jobs.dialect import BigInt, append_only_ddl
+from relaypacs.jobs.dialect import BigInt, make_append_only
 
 revision = "0001"
 down_revision = None
@@ -215,5 +215,4 @@ def upgrade() -> None:
     _index("ix_delivery_association", "delivery", "association_id")
     _index("ix_attempt_delivery", "attempt", "delivery_id")
     _index("ix_tally_study", "tally", "study_instance_uid")
-    for statement in append_only_ddl("audit"):
-        op.execute(statement)
+    make_append_only(op.get_bind(), "audit")
