@@ -68,7 +68,7 @@ def associate(
             _ANSWER_BUFFERS,
             max_pdu_bytes=max_pdu_bytes,
             max_command_bytes=65536,
-            pdu_timeout_seconds=response_timeout_seconds,
+            pdu_timeout_seconds=connect_timeout_seconds,
         )
         association = InlineAssociation(
             "requestor",
@@ -86,7 +86,9 @@ def associate(
             _proposal(number * 2 + 1, abstract_syntax, transfer_syntaxes)
             for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)
         ]
-        return _negotiate(association, reader)
+        requested = _negotiate(association, reader)
+        reader.pdu_timeout_seconds = response_timeout_seconds
+        return requested
     except OSError as error:
         sock.close()
         raise ConnectFailed("the peer closed the connection at once") from error

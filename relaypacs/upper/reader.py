@@ -7,6 +7,7 @@ breaks PS3.8, EOFError when it closed, TimeoutError when it is silent, OSError w
 
 from __future__ import annotations
 
+import mmap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from relaypacs.upper.stream import PATIENCE_SECONDS, Stream
 
 
 class Buffers:
-    """A last-in-first-out pool of read buffers of one process; at most `keep` idle ones are kept."""
+    """A last-in-first-out pool of read buffers of one process; at most `keep` idle ones are kept.
 
-    def __init__(self, size_bytes: int, keep: int = 16) -> None:
+    A buffer is a mapping of its own: it costs the pages that were written, and returns them when it is dropped
+    (the allocator would keep them).
+    """
+
+    def __init__(self, size_bytes: int, keep: int = 8) -> None:
         self.size_bytes = size_bytes
         self._keep = keep
         self._idle: list[memoryview] = []
@@ -28,7 +33,7 @@ class Buffers:
         try:
             return self._idle.pop()
         except IndexError:
-            return memoryview(bytearray(self.size_bytes))
+            return memoryview(mmap.mmap(-1, self.size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     def give(self, buffer: memoryview) -> None:
         """Return a buffer that nobody looks at any more."""
@@ -65,13 +70,14 @@ class Reader:
         pdu_timeout_seconds: float,
         first: bytes = b"",
     ) -> None:
-        """`max_pdu_bytes`: what we announce. `pdu_timeout_seconds`: longest silence within a message. `first`: bytes
+        """`max_pdu_bytes`: what we announce. `pdu_timeout_seconds`: longest silence within a dataset,
+        and longest time for a command set or any other PDU. `first`: bytes
         already received, fewer than a buffer."""
-        self._stream = stream
+        self.stream = stream
         self._buffers = buffers
         self._walker = PduWalker(max_pdu_bytes)
         self._max_command_bytes = max_command_bytes
-        self._pdu_timeout_seconds = pdu_timeout_seconds
+        self.pdu_timeout_seconds = pdu_timeout_seconds
         self._view: memoryview | None = None
         self._position = 0
         self._end = 0
@@ -100,6 +106,7 @@ class Reader:
         walker.expect_command()
         parts: list[bytes] = []
         size = 0
+        deadline = 0.0
         while True:
             if self._view is not None:
                 found: list[memoryview] = []
@@ -114,11 +121,12 @@ class Reader:
                 if why is Stop.OTHER:
                     if walker.started:
                         raise PduError(AbortReason.UNEXPECTED_PDU, "a command set is cut by another PDU")
-                    return self._read_other()
+                    return self._read_other(deadline)
                 if why is Stop.FULL:
                     continue
             if self.has_bytes or walker.started or not walker.between_pdus:
-                self._fill(self._pdu_timeout_seconds)
+                deadline = deadline or time.monotonic() + self.pdu_timeout_seconds
+                self._fill(deadline - time.monotonic())
             else:
                 if stopping is not None and stopping():
                     return None
@@ -142,15 +150,15 @@ class Reader:
                 sink(found)
                 return None
             if why is Stop.OTHER:
-                return self._read_other()
+                return self._read_other(0.0)
             if found and (why is Stop.FULL or self._end == capacity):
                 sink(found)
                 found = []
             if why is Stop.FULL:
                 continue
-            self._fill(self._pdu_timeout_seconds)
+            self._fill(self.pdu_timeout_seconds)
 
-    def _read_other(self) -> Pdu:
+    def _read_other(self, deadline: float) -> Pdu:
         """A PDU that begins at the position and is no P-DATA-TF: checked, then read whole."""
         assert self._view is not None
         kind, length = HEADER.unpack_from(self._view, self._position)
@@ -163,14 +171,15 @@ class Reader:
             self._position += take
             missing -= take
             if missing:
-                self._fill(self._pdu_timeout_seconds)
+                deadline = deadline or time.monotonic() + self.pdu_timeout_seconds
+                self._fill(deadline - time.monotonic())
         return Pdu(kind, bytes(data))
 
     def _fill(self, timeout_seconds: float) -> None:
-        """Read more; makes room first when the buffer is full, so earlier views must be done with then."""
+        """Read more within `timeout_seconds`. Makes room when the buffer is full: earlier views must be done with."""
         assert self._view is not None
         self._make_room()
-        count = self._stream.recv_into(self._view[self._end :], timeout_seconds)
+        count = self.stream.recv_into(self._view[self._end :], timeout_seconds)
         if count == 0:
             raise EOFError("the peer closed the connection")
         self._end += count
@@ -183,13 +192,13 @@ class Reader:
         self._position = self._end = 0
         count = -1
         if timeout_seconds >= PATIENCE_SECONDS:
-            count = self._stream.recv_patient(self._view)
+            count = self.stream.recv_patient(self._view)
         if count < 0:
             self.give_back()
-            if not self._stream.wait_readable(timeout_seconds - (time.monotonic() - started), stop_fd):
+            if not self.stream.wait_readable(timeout_seconds - (time.monotonic() - started), stop_fd):
                 return False
             self._view = self._buffers.take()
-            count = self._stream.recv_into(self._view, self._pdu_timeout_seconds)
+            count = self.stream.recv_into(self._view, self.pdu_timeout_seconds)
         if count == 0:
             raise EOFError("the peer closed the connection")
         self._end = count
