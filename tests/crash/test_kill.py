@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 from pynetdicom.association import Association
@@ -33,10 +33,12 @@ PIXEL_BYTES = 128 * 128 * 2
 def mr_image(study: str, number: int, pixels: bytes) -> Dataset:
     """One MR slice of about 33 KiB."""
     image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image.SOPClassUID = MRImageStorage
     image.SOPInstanceUID = generate_uid()
     image.StudyInstanceUID = study
-    image.SeriesInstanceUID = f"{study}.1"
+    image.SeriesInstanceUID = f"{study[:-2]}.1"
     image.StudyDate = "20260102"
     image.Modality = "MR"
     image.PatientName = "CRASH^TEST"
