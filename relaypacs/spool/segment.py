@@ -111,11 +111,15 @@ class Segment:
 
 def retired_end(folder: Path, generation: str) -> int | None:
     """The byte at which a retired segment's durable records end; None if it is not retired."""
-    marker = folder / SEGMENTS / (generation + RETIRED_SUFFIX)
     try:
-        return int(json.loads(marker.read_bytes())["committed_end"])
+        return committed_end_in(folder / SEGMENTS / (generation + RETIRED_SUFFIX))
     except FileNotFoundError:
         return None
+
+
+def committed_end_in(marker: Path) -> int:
+    """The byte that a retired segment's marker file names. FileNotFoundError, OSError."""
+    return int(json.loads(marker.read_bytes())["committed_end"])
 
 
 def open_segment(disk: Disk, folder: Path, *, recycle: bool, segment_bytes: int, durable: bool, now: float) -> Segment:
