@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.uid import UID
+from pynetdicom.presentation import AllStoragePresentationContexts
 
 from tests.peers.dcmtk import run, storescu
 from tests.peers.node import RELAYPACS
@@ -35,6 +36,7 @@ _OPTION_OF_SYNTAX = {
     "1.2.840.10008.1.2.4.91": "-xw",
     "1.2.840.10008.1.2.5": "-xr",
 }
+_STORAGE_CLASSES = {context.abstract_syntax for context in AllStoragePresentationContexts}
 _FILES_AT_ONCE = 20
 
 
@@ -57,8 +59,11 @@ def choose(folder: Path, slices: int) -> Chosen:
     for one in samples():
         if not one.sendable:
             left_out[f"can't be sent: {one.reason}"].append(one.name)
+        elif one.sop_class_uid not in _STORAGE_CLASSES:
+            left_out["retired SOP class or no storage class ([receive] private_sop_classes)"].append(one.name)
+    candidates = [one for one in samples() if one.sendable and one.sop_class_uid in _STORAGE_CLASSES]
     kept: list[Sample] = []
-    for one, stored in _sent_directly(folder, [one for one in samples() if one.sendable]):
+    for one, stored in _sent_directly(folder, candidates):
         if stored is None:
             left_out["not stored when storescu sends it to Orthanc directly"].append(one.name)
         elif dataset_of(stored) != one.dataset():
@@ -100,7 +105,7 @@ def send_with_storescu(files: list[Sample], port: int) -> Iterator[tuple[int, st
     for option, paths in by_option.items():
         for part in _parts(paths):
             done = storescu(port, part, calling="DEMO", options=[option, "-R", "--no-halt"])
-            yield len(part), _last_line(done.stdout) if done.returncode or done.stdout.strip() else ""
+            yield len(part), _said(done.stdout) if done.returncode or done.stdout.strip() else ""
 
 
 def send_with_relaypacs(files: list[Sample], port: int) -> Iterator[tuple[int, str]]:
@@ -108,12 +113,12 @@ def send_with_relaypacs(files: list[Sample], port: int) -> Iterator[tuple[int, s
     for part in _parts([one.path for one in files]):
         to = ["--to", f"127.0.0.1:{port}", "--called", "RELAYPACS", "--calling", "DEMO"]
         done = run([RELAYPACS, "send", *part, *to])
-        yield len(part), "" if done.returncode == 0 else _last_line(done.stdout)
+        yield len(part), "" if done.returncode == 0 else _said(done.stdout)
 
 
 def _parts(paths: list[Path]) -> list[list[Path]]:
     return [paths[at : at + _FILES_AT_ONCE] for at in range(0, len(paths), _FILES_AT_ONCE)]
 
 
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1] if text.strip() else "it failed and said nothing"
+def _said(text: str) -> str:
+    return "; ".join(text.strip().splitlines()[-4:]) or "it failed and said nothing"

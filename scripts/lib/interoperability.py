@@ -9,14 +9,12 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pydicom.uid import UID
-
-from tests.flow.sampletrip import DESTINATIONS, End, Trip, travel
+from tests.flow.sampletrip import DESTINATIONS, Trip, travel
 from tests.samples import samples, sendable
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "interoperability.md"
@@ -40,13 +38,19 @@ def main() -> int:
 
 def generated(trips: list[Trip]) -> str:
     """The generated part of the page."""
+    return "\n".join([*_summary(trips), *_refused(trips), *_rewritten(trips)])
+
+
+def _summary(trips: list[Trip]) -> list[str]:
     unsendable = Counter(one.reason for one in samples() if not one.sendable)
     lines = [
-        f"{len(samples())} files, {len(trips)} of them sendable as they are. Not sendable: "
+        f"{len(samples())} files; {len(trips)} can be sent as they are. The others: "
         + ", ".join(f"{count} × {reason}" for reason, count in unsendable.most_common())
         + ".",
         "",
-        f"The node answered Success (0000) to {sum(trip.answered == '0000' for trip in trips)} of {len(trips)}.",
+        f"The node answered Success (0000) to {sum(trip.answered == '0000' for trip in trips)} of {len(trips)}, in "
+        f"{len({trip.sample.transfer_syntax_uid for trip in trips})} transfer syntaxes and "
+        f"{len({trip.sample.sop_class_uid for trip in trips})} SOP classes.",
         "",
         "| destination | delivered | byte for byte as sent | rewritten by the peer | dead letter "
         "| same as without RelayPACS |",
@@ -61,32 +65,41 @@ def generated(trips: list[Trip]) -> str:
             f"| {name} | {len(delivered)} | {exact} | {len(delivered) - exact} | {len(ends) - len(delivered)} "
             f"| {equal} of {len(ends)} |"
         )
-    lines += [
-        "",
-        "What a destination refused, or changed, of these files:",
-        "",
-        "| file | SOP class | transfer syntax | " + " | ".join(DESTINATIONS) + " |",
-        "|---|---|---|" + "---|" * len(DESTINATIONS),
-    ]
+    return [*lines, ""]
+
+
+def _refused(trips: list[Trip]) -> list[str]:
+    """What ended otherwise than delivered, by destination, state and reason."""
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for trip in sorted(trips, key=lambda trip: trip.sample.name):
-        cells = [_cell(trip, trip.ends.get(name)) for name in DESTINATIONS]
-        if set(cells) != {"identical"}:
-            one = trip.sample
-            names = UID(one.sop_class_uid).name.removesuffix(" Storage"), UID(one.transfer_syntax_uid).name
-            lines.append(f"| {one.name} | {names[0]} | {names[1]} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        if trip.answered != "0000":
+            groups["(the node)", f"not taken: {trip.answered}", ""].append(trip.sample.path.name)
+        for name, end in trip.ends.items():
+            if end.state != "delivered":
+                groups[name, f"{end.state}: {end.reason}", end.answered].append(trip.sample.path.name)
+    lines = [
+        "### Refused by a destination",
+        "",
+        "| destination | ended in | the peer's own answer, sent to directly | files |",
+        "|---|---|---|---|",
+    ]
+    for (name, ended, answered), files in sorted(groups.items()):
+        lines.append(f"| {name} | {ended} | {answered} | {len(files)}: {', '.join(files)} |")
+    return [*lines, ""]
 
 
-def _cell(trip: Trip, end: End | None) -> str:
-    if end is None:
-        return f"not taken by the node: {trip.answered}"
-    if end.state != "delivered":
-        return f"{end.state}: {end.reason} (sent directly: {end.answered})"
-    if end.through is None:
-        return "delivered, but not there"
-    if end.through == trip.sample.dataset():
-        return "identical"
-    return f"rewritten, {len(end.through) - len(trip.sample.dataset()):+d} bytes"
+def _rewritten(trips: list[Trip]) -> list[str]:
+    """What was delivered and is stored with other bytes than were sent."""
+    lines = ["### Rewritten by a destination", ""]
+    for name in DESTINATIONS:
+        changed = []
+        for trip in sorted(trips, key=lambda trip: trip.sample.name):
+            end = trip.ends.get(name)
+            if end is not None and end.state == "delivered" and end.through != trip.sample.dataset():
+                by = f"{len(end.through) - len(trip.sample.dataset()):+d}" if end.through is not None else "absent"
+                changed.append(f"{trip.sample.path.name} ({by})")
+        lines.append(f"- {name}: {len(changed)}" + (f", by so many bytes: {', '.join(changed)}" if changed else ""))
+    return [*lines, ""]
 
 
 if __name__ == "__main__":
