@@ -46,9 +46,9 @@ def test_the_kinds_of_states() -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOM.glob("*.py")), ids=lambda path: path.name)
 def test_nothing_else_sets_a_state(path: Path) -> None:
-    """One UPDATE sets `state`, in `delivery.move`; rows are inserted by intake and `people` in an initial state."""
+    """One UPDATE sets `state`, in `delivery.move`; rows begin in an initial one, in `batch` and `people`."""
     source = path.read_text()
     assert len(re.findall(r"\bvalues\(.*\bstate=", source)) == (path.name == "delivery.py")
     for inserted in re.findall(r'"state": (.+),', source):
         assert inserted in ("state", "State.QUEUED"), path
-        assert path.name in ("intake.py", "people.py")
+        assert path.name in ("batch.py", "people.py")
