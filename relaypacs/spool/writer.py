@@ -46,6 +46,7 @@ class SpoolWriter:
         durable: bool,
         on_commit: Callable[[Committed], None],
         idle_seconds: float = IDLE_SECONDS,
+        probe_seconds: float = PROBE_SECONDS,
         disk: Disk | None = None,
     ) -> None:
         """`durable=False` leaves out every sync: for benchmarks. `on_commit` is called in the committing thread."""
@@ -53,7 +54,7 @@ class SpoolWriter:
         self._segment_bytes, self._min_free_bytes = segment_bytes, min_free_bytes
         self._recycle, self._on_commit = recycle, on_commit
         self.max_object_bytes, self.durable = max_object_bytes, durable
-        self._idle_seconds = idle_seconds
+        self._idle_seconds, self._probe_seconds = idle_seconds, probe_seconds
         self._lock = threading.Lock()
         self._idle: deque[Segment] = deque()
         self._unmarked: list[Segment] = []
@@ -144,7 +145,7 @@ class SpoolWriter:
         segment.unmark()
         said = f"the spool's disk failed: {problem.strerror or problem}"
         with self._lock:
-            self._trouble, self._next_probe = said, time.monotonic() + PROBE_SECONDS
+            self._trouble, self._next_probe = said, time.monotonic() + self._probe_seconds
         self._record_retired([segment])
         return SpoolError(said)
 
@@ -187,7 +188,7 @@ class SpoolWriter:
                 raise SpoolFull("the spool's file system is full") from problem
             said = f"the spool's disk failed: {problem.strerror or problem}"
             with self._lock:
-                self._trouble, self._next_probe = said, time.monotonic() + PROBE_SECONDS
+                self._trouble, self._next_probe = said, time.monotonic() + self._probe_seconds
             raise SpoolError(said) from problem
 
     def _open(self) -> Segment:
@@ -206,7 +207,7 @@ class SpoolWriter:
             now = time.monotonic()
             if not self._trouble or now < self._next_probe or self._closed:
                 return self._trouble
-            self._next_probe = now + PROBE_SECONDS
+            self._next_probe = now + self._probe_seconds
             unmarked, self._unmarked = self._unmarked, []
         try:
             self._record_retired(unmarked)
