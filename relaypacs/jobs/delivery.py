@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Update, and_, bindparam, insert, select, upda
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.schema import READY, TIMED, attempt, delivery, instance, state_in
 from relaypacs.jobs.states import TRANSITIONS, Change
-from relaypacs.model import Claim, Deferred, Delivered, Location, Settlement
+from relaypacs.model import Claim, Deferred, Delivered, Location, Settlement, State
 
 WAKE_AT_ONCE = 1000
 """Deliveries whose time has come that one claim makes ready, so that it stays short after a long outage."""
@@ -120,6 +120,12 @@ def next_due(connection: Connection, destination: str, *, node: str | None, now:
 def renew(connection: Connection, claims: Sequence[Claim], *, lease_seconds: float, now: float) -> None:
     """Lengthen the leases that are still the claims' own."""
     connection.execute(update(delivery).where(_LEASED).values(ready=False, due_at=now + lease_seconds), _keys(claims))
+
+
+def end_leases(connection: Connection, node: str) -> int:
+    """End every lease on the node's deliveries; returns how many. They are claimed again under new tokens."""
+    leased = update(delivery).where(delivery.c.home == node, state_in([State.ACTIVE]), TIMED)
+    return connection.execute(leased.values(ready=True, due_at=None)).rowcount
 
 
 def give_back(connection: Connection, claims: Sequence[Claim]) -> None:

@@ -104,6 +104,11 @@ class JobStore:
             with self._writing() as connection:
                 delivery.renew(connection, claims, lease_seconds=lease_seconds, now=now)
 
+    def end_leases(self, node: str) -> int:
+        """End every lease of an earlier life of this node's only relay process; returns how many."""
+        with self._writing() as connection:
+            return delivery.end_leases(connection, node)
+
     def settle(self, settlements: Sequence[Settlement], now: float) -> int:
         """Write how claims ended; returns how many took effect: those whose token is still the delivery's own.
 

@@ -109,11 +109,15 @@ def _open_jobs(config: Config, stop: Stop) -> JobStore | None:
         try:
             jobs = JobStore.open(config.jobs_url, identifiers=config.node.identifiers)
             jobs.migrate()
+            # The node has one relay process and this is it: whoever held a lease is dead.
+            ended = jobs.end_leases(config.node.name)
         except JobsError as problem:
             if not told:
                 log.event(log.ERROR, "job-table-down", f"Relay waits for the job table: {problem}")
             told = True
             stop.event.wait(_RETRY_SECONDS)
         else:
+            if ended:
+                log.event(log.INFO, "leases-ended", f"{ended} deliveries were in flight when the node last ended")
             return jobs
     return None

@@ -160,3 +160,16 @@ def test_a_long_outages_backlog_comes_back_whole(store: JobStore, count: int) ->
     while more := claim(store, now=100.0, limit=300):
         back.update(uids(more))
     assert len(back) == count
+
+
+def test_a_new_life_of_the_node_ends_the_leases_of_the_old_one(store: JobStore) -> None:
+    store.take_in(NODE, [arrival("1.1"), arrival("1.2"), arrival("1.3")], [], [], 1.0)
+    store.take_in("node-b", [arrival("1.4")], [], [], 1.0)
+    first, second, third = claim(store, now=1000.0)
+    store.settle(settled([third]), 1001.0)
+    (other,) = store.claim("pacs", node="node-b", limit=9, lease_seconds=60.0, now=1000.0)
+    assert store.end_leases(NODE) == 2
+    assert uids(claim(store, now=1002.0)) == ["1.1", "1.2"]
+    assert store.settle(settled([first, second]), 1003.0) == 0  # the dead life's tokens are stale
+    assert store.settle(settled([other]), 1003.0) == 1  # another node's leases are its own
+    assert store.end_leases("node-c") == 0
