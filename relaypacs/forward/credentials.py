@@ -28,7 +28,7 @@ def credentials_of(prefix: str, environment: Mapping[str, str]) -> Callable[[], 
         username, password = (_secret(f"{prefix}_{one}", environment) for one in ("USERNAME", "PASSWORD"))
         if bool(token) == bool(username) or bool(username) != bool(password) or ":" in username:
             raise ConfigError([f"set {prefix}_TOKEN, or {prefix}_USERNAME (no colon) and {prefix}_PASSWORD, or …_FILE"])
-        return Credentials(f"`credentials_env` = {prefix}", token, username, password)
+        return Credentials(token, username, password)
 
     read()
     return read

@@ -88,6 +88,6 @@ def _echo_web(destination: Destination, environment: Mapping[str, str]) -> str:
     except (ConnectFailed, ExchangeFailed, ConfigError) as problem:
         return str(problem)
     if answer.status in (401, 403, 407) or 300 <= answer.status < 400 or answer.status >= 500:
-        trouble = http_trouble(answer.status, credentials=credentials().name)
+        trouble = http_trouble(answer.status, credentials_env=destination.credentials_env)
         return trouble.reason if trouble else ""
     return ""

@@ -39,9 +39,8 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """HTTP credentials: a bearer `token`, or `username` and `password`, or nothing. `name` is shown in sentences."""
+    """HTTP credentials: a bearer `token`, or `username` and `password`, or nothing."""
 
-    name: str = "no credentials are set"
     token: str = field(default="", repr=False)
     username: str = field(default="", repr=False)
     password: str = field(default="", repr=False)

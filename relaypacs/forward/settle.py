@@ -18,7 +18,8 @@ from relaypacs import log
 from relaypacs.errors import JobsError
 from relaypacs.model import Claim, Deferred, Delivered, Failed, Outcome, Settlement
 
-GATHER_SECONDS = 0.005
+GATHER_SECONDS = 0.02
+"""How long outcomes are gathered into one transaction: as many may repeat after a crash as end in it."""
 _MOST_WAITING = 5000
 _MOST_PER_TRANSACTION = 500
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0

@@ -38,7 +38,7 @@ class StowSender:
             connect_timeout_seconds=destination.connect_timeout_seconds,
             response_timeout_seconds=destination.response_timeout_seconds,
         )
-        self._credentials = credentials
+        self._credentials_env = destination.credentials_env
         self._max_request_bytes = destination.max_request_bytes
         self._speaks_dicomweb = False
         self._refused_in_a_row = 0
@@ -124,7 +124,7 @@ class StowSender:
         if not unlisted:
             return None, []
         strangers = listing.stored.keys() - {clean_uid(claim.sop_instance_uid) for claim in group}
-        trouble = http_trouble(answer.status, credentials=self._credentials().name)
+        trouble = http_trouble(answer.status, credentials_env=self._credentials_env)
         if trouble is not None and not (200 <= answer.status < 300 and (strangers or listing.other_failures)):
             for claim in unlisted:
                 report(claim, trouble)

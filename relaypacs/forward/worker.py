@@ -74,8 +74,14 @@ class Worker:
     def run(self) -> None:
         """Work until the site is stopped; then release what is held at the destination."""
         while (probe := self._site.take_turn()) is not None:
-            claims = self._claim(1 if probe else self._limit)
-            trouble, answered = self._deliver(claims, probe=probe) if claims else (None, False)
+            claims: list[Claim] = []
+            trouble, answered = None, False
+            try:
+                claims = self._claim(1 if probe else self._limit)
+                if claims:
+                    trouble, answered = self._deliver(claims, probe=probe)
+            except Exception as bug:
+                trouble = self._survive(bug)
             self._site.end_turn(probe=probe, trouble=trouble, answered=answered)
             if not claims and not self._stopping.is_set():
                 self._idle()
@@ -111,18 +117,18 @@ class Worker:
             probe=probe,
             stopping=self._stopping.is_set,
         )
-        try:
-            return batch.run(self._sender), batch.answered
-        except Exception as bug:
-            log.event(
-                log.CRITICAL,
-                "forward-bug",
-                f"A forward worker failed ({type(bug).__name__}) and goes on: report this.",
-                destination=self.name,
-                place=_place(bug),
-            )
-            self._sender.close()
-            return Trouble(f"this node failed while delivering ({type(bug).__name__}): see its log"), False
+        return batch.run(self._sender), batch.answered
+
+    def _survive(self, bug: Exception) -> Trouble:
+        log.event(
+            log.CRITICAL,
+            "forward-bug",
+            f"A forward worker failed ({type(bug).__name__}) and goes on: report this.",
+            destination=self.name,
+            place=_place(bug),
+        )
+        self._sender.close()
+        return Trouble(f"this node failed while delivering ({type(bug).__name__}): see its log")
 
     def _idle(self) -> None:
         """Sleep until there may be work; an association that stays unused for `idle_seconds` is released."""

@@ -17,7 +17,7 @@ CORRUPT = Failed(
     "the bytes on this node's disk are not those that were received, so they are not sent: check the disk, send again"
 )
 STORED_UNDER_ANOTHER_UID = Failed(
-    "destination stored it under another SOP Instance UID than was announced: the dataset names its own, mend the source"
+    "destination stored it under another SOP Instance UID than was announced: the dataset has its own, mend the source"
 )
 DUPLICATE = 0x0111
 _SAME_IDENTIFIERS_STORED = 0xB00E
@@ -140,12 +140,13 @@ def _errno_name(error: Exception) -> str:
     return errno.errorcode.get(number or 0, type(error).__name__)
 
 
-def http_trouble(status: int, *, credentials: str) -> Deferred | None:
+def http_trouble(status: int, *, credentials_env: str) -> Deferred | None:
     """The destination's own trouble behind an HTTP `status` that lists no instance, or None when the status can be
     about what was in the request (then the culprit is looked for).
 
-    `credentials` names the configured credentials for the sentence: "`credentials_env` = ORTHANC", or "none are set".
+    `credentials_env` is the destination's option of that name, for the sentence.
     """
+    credentials = f"`credentials_env` = {credentials_env}" if credentials_env else "`credentials_env` is not set"
     if 200 <= status < 300:
         sentence = f"answered {status} without naming what it stored, so nothing counts as delivered: check its disk"
     elif 300 <= status < 400:

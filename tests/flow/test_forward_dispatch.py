@@ -16,13 +16,14 @@ from prometheus_client import REGISTRY
 
 from relaypacs.config.model import Destination
 from relaypacs.forward.dispatch import Forwarder
-from relaypacs.model import State
+from relaypacs.forward.source import ByteSource
+from relaypacs.model import Claim, State
 from tests.peers.dcmtk import StoreScp
 from tests.peers.orthanc import Orthanc
 from tests.peers.ports import free_port
 from tests.peers.stock import StockScp
 from tests.unit.forward.deliveries import JPEG_BASELINE, STUDY, dataset
-from tests.unit.forward.house import House
+from tests.unit.forward.house import NODE, House
 from tests.unit.forward.webpeer import Reply, Request, WebPeer, module
 
 
@@ -174,7 +175,7 @@ def test_the_schedule_has_an_end(
     start([dimse(peer.dicom_port, retry="2x1s")])
     house.receive(bodies={f"{STUDY}.61.1": dataset(f"{STUDY}.61.1", study="")})
     house.receive(2)
-    house.wait_states({State.DELIVERED: 2, State.FAILED: 1})
+    house.wait_states({State.DELIVERED: 2, State.FAILED: 1}, seconds=6)
     failed = next(one for one in house.deliveries() if one.state is State.FAILED)
     assert failed.attempts == 3
     assert failed.reason.startswith("given up after 3 attempts: the destination is out of resources (A700)")
@@ -191,6 +192,18 @@ def test_a_destination_out_of_resources_is_left_alone(house: House, start: Calla
         assert 3 <= peer.refused <= 6
         full.clear()
         house.wait_states({State.DELIVERED: 50})
+
+
+def test_a_probe_is_one_instance(house: House, start: Callable[..., Forwarder]) -> None:
+    """And an overloaded destination is asked once per pause, however many workers and instances wait."""
+    with WebPeer(lambda _: Reply(503)) as peer:
+        start([web(peer.url, associations=4, batch_instances=5)])
+        house.receive(40)
+        time.sleep(2.0)
+        sizes = [len(request.uids) for request in peer.requests]
+    assert all(size > 1 for size in sizes[:-1])
+    assert len(sizes) <= 5
+    assert sizes[-1] == 1
 
 
 def test_stopping_finishes_the_instance_in_flight_and_gives_back_the_rest(house: House) -> None:
@@ -294,3 +307,43 @@ def test_bytes_that_rot_on_disk_are_never_sent(
     assert len(scp.files()) == 1
     assert "not those that were received" in str(logged(capsys, "delivery-failed")[0]["message"])
     assert "can't read the instance" in next(one.reason for one in house.deliveries() if one.state is State.DEFERRED)
+
+
+def test_a_bug_in_the_job_table_does_not_end_the_worker(
+    house: House, storescp: Callable[..., StoreScp], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exception nobody expected is a pause and a log line; then the work goes on."""
+    scp = storescp()
+
+    class Failing:
+        """The job table, failing the first claims in a way it never should."""
+
+        def __init__(self) -> None:
+            self.failures = 2
+
+        def claim(self, *arguments: object, **named: object) -> list[Claim]:
+            if self.failures:
+                self.failures -= 1
+                raise ZeroDivisionError
+            return house.jobs.claim(*arguments, **named)  # type: ignore[arg-type]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(house.jobs, name)
+
+    forwarder = Forwarder(
+        [dimse(scp.port, associations=1)],
+        jobs=Failing(),  # type: ignore[arg-type]
+        source=ByteSource(house.reader, house.staging),
+        wake=house.wake,
+        node=NODE,
+        lease_seconds=60,
+        calling_ae="RELAYPACS",
+    )
+    forwarder.start()
+    house.receive(3)
+    house.wait_states({State.DELIVERED: 3})
+    assert forwarder.stop(5.0)
+    lines = logged(capsys, "forward-bug")
+    assert len(lines) == 2
+    assert "ZeroDivisionError" in str(lines[0]["message"])
+    assert str(lines[0]["place"]).startswith("test_forward_dispatch.py:")

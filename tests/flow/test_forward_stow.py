@@ -111,7 +111,7 @@ def test_orthanc_wants_credentials(orthanc: Callable[..., Orthanc], tmp_path: Pa
     environment = {"PACS_USERNAME": "relay", "PACS_PASSWORD": "wrong"}
     deliveries = Deliveries()
     claim = deliveries.add_new()
-    sender = sender_to(peer.dicomweb_url, credentials_of("PACS", environment))
+    sender = sender_to(peer.dicomweb_url, credentials_of("PACS", environment), credentials_env="PACS")
     trouble = deliveries.deliver(sender)
     assert trouble is not None
     assert trouble.reason == one_site(deliveries)
@@ -330,6 +330,16 @@ def test_statuses_that_speak_of_the_destination(status: int, says: str) -> None:
     assert trouble is not None
     assert trouble.retry_after_seconds == 17
     assert says in one_site(deliveries)
+
+
+def test_an_answer_without_end_is_not_read_to_its_end() -> None:
+    with WebPeer(lambda request: Reply(200, module(request.uids) + b" " * (1 << 20))) as peer:
+        deliveries = Deliveries()
+        deliveries.add_new()
+        sender = sender_to(peer.url)
+        assert deliveries.deliver(sender) is not None
+        sender.close()
+    one_site(deliveries)
 
 
 def test_an_answer_compressed_against_our_wish_is_not_inflated() -> None:

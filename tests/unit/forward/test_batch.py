@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from relaypacs.errors import DigestMismatch
 from relaypacs.forward.batch import Batch
 from relaypacs.forward.sender import Read, Report, Trouble, Unreadable
 from relaypacs.forward.settle import Settler
@@ -121,6 +122,19 @@ def test_bytes_that_moved_to_staging_since_the_claim_cost_no_attempt(house: Hous
     house.wait_states({State.DELIVERED: 3})
     assert moved == set()
     assert {one.attempts for one in house.deliveries()} == {1}
+
+
+def test_a_staged_file_of_another_length_is_never_handed_out(house: House, settler: Settler) -> None:
+    house.receive(2)
+    house.stage_everything()
+    longer, shorter = house.folder.joinpath("staging").rglob("*.dcm")
+    for path, content in ((longer, longer.read_bytes() + b"\0\0"), (shorter, shorter.read_bytes()[:-2])):
+        path.chmod(0o600)
+        path.write_bytes(content)
+    source = ByteSource(house.reader, house.staging)
+    for claim in claim_all(house):
+        with pytest.raises(DigestMismatch), source.read(claim):
+            pass
 
 
 def test_bytes_that_keep_moving_are_an_attempt(house: House, settler: Settler) -> None:

@@ -77,7 +77,7 @@ def test_listed_as_failed_is_never_delivered_unless_it_is_there() -> None:
     "status", [200, 202, 204, 301, 308, 401, 403, 404, 405, 406, 407, 408, 410, 425, 429, 500, 503]
 )
 def test_http_statuses_that_are_the_destinations_own_trouble(status: int) -> None:
-    trouble = http_trouble(status, credentials="`credentials_env` = ARC")
+    trouble = http_trouble(status, credentials_env="ARC")
     assert trouble is not None
     assert (trouble.scope, trouble.status) == (Scope.SITE, status)
     assert str(status) in trouble.reason
@@ -86,7 +86,7 @@ def test_http_statuses_that_are_the_destinations_own_trouble(status: int) -> Non
 
 @pytest.mark.parametrize("status", [400, 402, 409, 411, 413, 414, 415, 417, 418, 422, 431, 451])
 def test_http_statuses_that_can_be_about_the_instance(status: int) -> None:
-    assert http_trouble(status, credentials="") is None
+    assert http_trouble(status, credentials_env="") is None
     refusal = http_refusal(status, "JPEG Baseline")
     assert refusal.status == status
     assert str(status) in refusal.reason
