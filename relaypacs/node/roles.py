@@ -11,8 +11,8 @@ from relaypacs.alive import hold
 from relaypacs.config import Config
 from relaypacs.node.relay import run_relay
 from relaypacs.node.supervisor import Role, Stop
-from relaypacs.receive import process as receive_process
-from relaypacs.sidecar import process as sidecar_process
+from relaypacs.receive.process import run as run_receive
+from relaypacs.sidecar.process import run as run_sidecar
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.wake.hints import HintSender
 
@@ -49,7 +49,7 @@ def receive_roles(config: Config, listener: socket.socket) -> list[Role]:
                 log.event(log.WARNING, "not-durable", "ack = buffered: Success is answered before the disk has it.")
             try:
                 hold(alive_file(config, name))
-                receive_process.run(config, listeners=[listener], spool=spool, stop=stop)
+                run_receive(config, listeners=[listener], spool=spool, stop=stop)
             finally:
                 spool.close()
                 hints.close()
@@ -79,7 +79,7 @@ def sidecar_role(config: Config, listener: socket.socket) -> Role:
     """Health and metrics."""
 
     def run(stop: Stop) -> int:
-        sidecar_process.run(config, listener=listener, stop=stop)
+        run_sidecar(config, listener=listener, stop=stop)
         return 0
 
     return Role("sidecar", run, stops_after=2, grace_seconds=_SIDECAR_GRACE_SECONDS)
