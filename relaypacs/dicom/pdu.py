@@ -203,6 +203,20 @@ def abort_pdu(source: int, reason: int) -> bytes:
     return HEADER.pack(A_ABORT, 4) + bytes((0, 0, source, reason))
 
 
+def whole_request(received: bytearray, max_bytes: int) -> int:
+    """How many bytes the A-ASSOCIATE-RQ at the start of `received` takes, or 0 while some are missing.
+
+    Raises `PduError` as soon as it can be no A-ASSOCIATE-RQ of at most `max_bytes`.
+    """
+    if len(received) < HEADER_BYTES:
+        return 0
+    kind, length = HEADER.unpack_from(received)
+    check_other(kind, length, associated=False, max_associate_bytes=max_bytes)
+    if kind != A_ASSOCIATE_RQ:
+        raise PduError(AbortReason.UNEXPECTED_PDU, "the first PDU is no A-ASSOCIATE-RQ")
+    return HEADER_BYTES + length if len(received) >= HEADER_BYTES + length else 0
+
+
 @dataclass(frozen=True, slots=True)
 class AssociateHead:
     """What admission reads of an A-ASSOCIATE-RQ before anything is built from it (PS3.8 9.3.2).

@@ -8,7 +8,6 @@ answer, one log line and a metric; a bare connect and close (a load balancer's) 
 from __future__ import annotations
 
 import errno
-import secrets
 import selectors
 import socket
 import threading
@@ -22,19 +21,18 @@ from prometheus_client import Gauge
 from relaypacs import log
 from relaypacs.config.model import Caller
 from relaypacs.dicom.pdu import (
-    A_ASSOCIATE_RQ,
-    HEADER,
     HEADER_BYTES,
     AbortReason,
     PduError,
     abort_pdu,
-    check_other,
     read_associate_head,
     reject_pdu,
+    whole_request,
 )
 from relaypacs.policy.admission import ASSOCIATION_LIMIT, NO_SPACE, Admitted, Rejected, admit
 from relaypacs.policy.aetitle import clean_ae_title
-from relaypacs.receive.serving import REJECTED, Room, Serving
+from relaypacs.receive.room import Room
+from relaypacs.receive.serving import REJECTED, Serving
 
 OPEN = Gauge("relaypacs_associations_open", "Associations open now.", multiprocess_mode="livesum")
 
@@ -42,13 +40,10 @@ _ACCEPTS_PER_TURN = 64
 _READ_BYTES = 65536
 _MAX_WAITING_BYTES = 64 << 20
 """Bytes of unfinished association requests a process holds in all; beyond, the one that brings more is aborted."""
+_TIDY_SECONDS = 10.0
+"""How often the spool may seal what it holds unused, while there are associations and once after the last."""
 _ACCEPT_PAUSE_SECONDS = 0.2
 """How long accepting rests when the process has no file descriptor left."""
-
-
-def new_association_id(now: float) -> str:
-    """20 hexadecimal digits: 12 of milliseconds since 1970, so that ids sort by time, and 8 random ones."""
-    return f"{int(now * 1000):012x}{secrets.token_hex(4)}"
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +71,7 @@ class Edge:
         self._closing: OrderedDict[_Waiting, None] = OrderedDict()
         self._waiting_bytes = 0
         self._accept_again_at: float | None = None
+        self._tidy_at: float | None = None
         self._serving: dict[Serving, threading.Thread] = {}
         self._lock = threading.Lock()
 
@@ -130,8 +126,7 @@ class Edge:
 
     def _patience(self) -> float | None:
         deadlines = [next(iter(queue)).deadline for queue in (self._reading, self._closing) if queue]
-        if self._accept_again_at is not None:
-            deadlines.append(self._accept_again_at)
+        deadlines += [at for at in (self._accept_again_at, self._tidy_at) if at is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _accept(self, listener: socket.socket) -> None:
@@ -166,6 +161,9 @@ class Edge:
         if self._accept_again_at is not None and self._accept_again_at <= now:
             self._accept_again_at = None
             self._listen(True)
+        if self._tidy_at is not None and self._tidy_at <= now:
+            self._tidy_at = now + _TIDY_SECONDS if self._serving else None
+            self._room.spool.refusal()
 
     def _close(self, waiting: _Waiting) -> None:
         self._forget(waiting)
@@ -202,18 +200,11 @@ class Edge:
     def _request(self, waiting: _Waiting) -> None:
         """Look at what has come: nothing to do yet, or a whole request to decide on. Raises `PduError`."""
         received = waiting.received
-        if len(received) < HEADER_BYTES:
-            return
-        kind, length = HEADER.unpack_from(received)
-        limit = self._room.receive.max_association_request_bytes
-        check_other(kind, length, associated=False, max_associate_bytes=limit)
-        if kind != A_ASSOCIATE_RQ:
-            raise PduError(AbortReason.UNEXPECTED_PDU, "the first PDU is no A-ASSOCIATE-RQ")
-        if len(received) < HEADER_BYTES + length:
+        whole = whole_request(received, self._room.receive.max_association_request_bytes)
+        if not whole:
             if self._waiting_bytes > _MAX_WAITING_BYTES:
                 raise PduError(AbortReason.NOT_SPECIFIED, "too many association requests are unfinished")
             return
-        whole = HEADER_BYTES + length
         request, rest = bytes(received[:whole]), bytes(received[whole:])
         head = read_associate_head(request[HEADER_BYTES:])
         decision = admit(head, waiting.host, self._room.receive, self._callers)
@@ -276,11 +267,12 @@ class Edge:
                 admitted,
                 request=request,
                 rest=rest,
-                association_id=new_association_id(time.time()),
+                peer=waiting.peer,
             )
             thread = threading.Thread(target=self._run, args=(serving,), name="association", daemon=True)
             with self._lock:
                 self._serving[serving] = thread
+            self._tidy_at = self._tidy_at or time.monotonic() + _TIDY_SECONDS
             try:
                 thread.start()
             except RuntimeError:  # no more threads

@@ -173,10 +173,10 @@ class Lane:
             try:
                 cut = self._reader.read_dataset(context_id, sink)
             except BaseException:
-                sink.abandon()
+                self._log_cut(sink)
                 raise
             if cut is not None:
-                sink.abandon()
+                self._log_cut(sink)
                 return cut
         received_at = time.perf_counter()
         size = self._commit(sink)
@@ -233,6 +233,18 @@ class Lane:
             self._log_refusal(sink)
             return 0
         return size
+
+    def _log_cut(self, sink: _Sink) -> None:
+        received = sink.append.dataset_length if sink.append is not None else 0
+        sink.abandon()
+        log.event(
+            log.WARNING,
+            "object-cut",
+            "the object did not come whole, nothing of it is kept",
+            trace_id=self._association_id,
+            user_id=self._calling_ae,
+            bytes=received,
+        )
 
     def _log_refusal(self, sink: _Sink) -> None:
         answer = sink.answer or _UNEXPECTED

@@ -16,7 +16,7 @@ from relaypacs import log
 from relaypacs.config.model import Config
 from relaypacs.dicom.contexts import storage_offer
 from relaypacs.receive.edge import Edge
-from relaypacs.receive.serving import Room
+from relaypacs.receive.room import Room
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Buffers
 

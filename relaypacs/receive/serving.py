@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import Counter
 
 from relaypacs import log
-from relaypacs.config.model import Receive
 from relaypacs.dicom.command import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
@@ -27,36 +25,29 @@ from relaypacs.dicom.command import (
     decode_command,
     encode_response,
 )
-from relaypacs.dicom.contexts import Offer
 from relaypacs.dicom.pdu import AbortReason, PduError, abort_pdu, message_buffers
 from relaypacs.errors import RelayPacsError
 from relaypacs.policy.admission import Admitted
 from relaypacs.receive.lane import Lane
-from relaypacs.spool.writer import SpoolWriter
+from relaypacs.receive.room import (
+    ABORTED,
+    CONNECTION_LOST,
+    PEER_ABORTED,
+    RELEASED,
+    SHUTDOWN,
+    TIMEOUT,
+    Room,
+    new_association_id,
+)
 from relaypacs.upper.accept import abort, accept, release
 from relaypacs.upper.element import InlineAssociation
-from relaypacs.upper.reader import Buffers, Command, Pdu, Reader
+from relaypacs.upper.reader import Command, Pdu, Reader
 from relaypacs.upper.stream import Stream
 
 ASSOCIATIONS = Counter("relaypacs_associations_total", "Associations that ended, by how.", ["outcome"])
 REJECTED = Counter(
     "relaypacs_association_rejected_total", "Association requests answered with A-ASSOCIATE-RJ or A-ABORT.", ["reason"]
 )
-
-RELEASED, ABORTED, PEER_ABORTED = "released", "aborted", "peer-aborted"
-CONNECTION_LOST, TIMEOUT, SHUTDOWN = "connection-lost", "timeout", "shutdown"
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What every association of a receive process shares. `stop_fd` is readable once `stopping()` is true."""
-
-    receive: Receive
-    offer: Offer
-    spool: SpoolWriter
-    buffers: Buffers
-    stop_fd: int
-    stopping: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +67,17 @@ class Serving:
         *,
         request: bytes,
         rest: bytes,
-        association_id: str,
+        peer: str,
     ) -> None:
-        """`request` is the A-ASSOCIATE-RQ PDU, whole; `rest` what had already come behind it."""
+        """`request` is the A-ASSOCIATE-RQ PDU, whole; `rest` what had already come behind it; `peer` its address."""
         self._room = room
         self._sock = sock
         self._admitted = admitted
         self._request = request
-        self._association_id = association_id
+        self._association_id = new_association_id(time.time())
+        self._peer = peer
         receive = room.receive
         self._stream = Stream(sock, send_timeout_seconds=receive.pdu_timeout_seconds)
-        self._peer = self._stream.peer()
         self._reader = Reader(
             self._stream,
             room.buffers,

@@ -241,6 +241,8 @@ class InlineDul(DULServiceProvider):
     def fail(self, error: Exception) -> None:
         """The peer broke the protocol (A-ABORT with the reason), fell silent (A-ABORT) or is gone (PS3.8 9.2)."""
         with self._turn:
+            if not isinstance(error, (PduError, TimeoutError)):
+                self._note_lost(error)
             if self.state in _CLOSED:
                 return
             if isinstance(error, PduError):
@@ -251,7 +253,6 @@ class InlineDul(DULServiceProvider):
                 self.timed_out = True
                 self._do("Evt19")
             else:
-                self._note_lost(error)
                 self._do("Evt17")
             self._forget_primitives()
 

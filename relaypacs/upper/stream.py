@@ -48,14 +48,6 @@ class Stream:
         """The file descriptor, -1 once closed."""
         return self._socket.fileno()
 
-    def peer(self) -> str:
-        """`host:port` of the peer, or empty when the connection is gone."""
-        try:
-            name = self._socket.getpeername()
-        except OSError:
-            return ""
-        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
-
     def wait_readable(self, timeout_seconds: float, stop_fd: int = -1) -> bool:
         """Wait until there is something to read (True) or `stop_fd` is readable (False). TimeoutError after that."""
         poll = select.poll()

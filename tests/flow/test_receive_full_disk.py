@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from relaypacs.spool.disk import Disk
 from tests.peers.ports import wait_until
 from tests.peers.raw import AC, RJ, Raw, associate_rq, request
 from tests.peers.receiver import Receiver
@@ -70,6 +72,39 @@ def test_every_byte_taken_still_ends_associations_cleanly(small_disk: Path) -> N
         assert receiver.wait_line("association-ended")["objects"] == 0
         (small_disk / "filler").unlink()
         wait_until(lambda: stores_again(receiver.port), "the spool recovered", 5.0)
+
+
+class FailingDisk(Disk):
+    """A disk whose sync fails while `broken`."""
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    def sync(self, fd: int) -> None:
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error")
+        super().sync(fd)
+
+
+def test_failed_sync_is_never_a_success(tmp_path: Path) -> None:
+    disk = FailingDisk()
+    with Receiver(tmp_path / "spool", disk=disk) as receiver:
+        with Raw(receiver.port) as peer:
+            assert peer.associate() == AC
+            assert peer.store(b"before", sop_instance="1.1") == 0
+            disk.broken = True
+            assert peer.store(b"lost", sop_instance="1.2") == 0xA700
+            with Raw(receiver.port) as other:
+                other.send(associate_rq())
+                assert other.read_pdu() == (RJ, b"\0\x02\x03\x02")
+            disk.broken = False
+            wait_until(lambda: peer.store(b"after", sop_instance="1.3") == 0, "the spool recovered", 10.0)
+            peer.release()
+        (end,) = receiver.wait_ends(1)
+        stored = {one.record.meta.sop_instance_uid: one.dataset for one in receiver.objects()}
+        assert stored == {"1.1": b"before", "1.3": b"after"}
+        assert end["objects"] == 2
+        assert receiver.lines("object-refused")[0]["error"] == "SpoolError"
 
 
 def stores_again(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def test_associations_are_cheap(process: tuple[Program, int]) -> None:
     peers = [Raw(port) for _ in range(count)]
     for peer in peers:
         assert peer.associate() == AC
-        peer.send(pdu(DATA, pdv(1, COMMAND | LAST, store_rq())) + pdu(DATA, pdv(1, 0, bytes(60_000))))
+        peer.send(pdu(DATA, pdv(1, COMMAND | LAST, store_rq())) + pdu(DATA, pdv(1, 0, bytes(60_000))) * 5)
+    time.sleep(0.3)
     busy = memory(program, "VmRSS") - before
     for peer in peers:
         peer.send(pdu(DATA, pdv(1, LAST, b"end!")))

@@ -20,6 +20,7 @@ from relaypacs.config.model import Caller, Config, Receive, Spool
 from relaypacs.model import Checkpoint, EventRecord, ObjectRecord
 from relaypacs.node.supervisor import Stop
 from relaypacs.receive import process
+from relaypacs.spool.disk import Disk
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.spool.writer import SpoolWriter
 from tests.peers.ports import wait_until
@@ -39,8 +40,8 @@ def configuration(callers: Sequence[Caller], spool: dict[str, Any], receive: dic
     return Config(receive=Receive(**{**quick, **receive}), caller=tuple(callers), spool=Spool(**spool))
 
 
-def writer(config: Config, folder: Path) -> SpoolWriter:
-    """The spool writer that a node would give its receive process."""
+def writer(config: Config, folder: Path, disk: Disk | None = None) -> SpoolWriter:
+    """The spool writer that a node would give its receive process, on a disk that may fail."""
     return SpoolWriter(
         folder,
         segment_bytes=config.spool.segment_bytes,
@@ -49,6 +50,7 @@ def writer(config: Config, folder: Path) -> SpoolWriter:
         recycle=config.spool.recycle,
         durable=config.receive.ack == "spooled",
         on_commit=lambda committed: None,
+        disk=disk,
     )
 
 
@@ -61,10 +63,11 @@ class Receiver:
         *,
         callers: Sequence[Caller] = (Caller(ae_title="*"),),
         spool: dict[str, Any] | None = None,
+        disk: Disk | None = None,
         **receive: Any,
     ) -> None:
         self.config = configuration(callers, {"min_free_bytes": 0, **(spool or {})}, receive)
-        self.spool = writer(self.config, folder)
+        self.spool = writer(self.config, folder, disk)
         self._folder = folder
         self._log = io.StringIO()
         self.stop_order = Stop()
