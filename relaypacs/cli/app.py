@@ -6,7 +6,6 @@ found, out of balance), 2 wrong usage or configuration, or a node whose database
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -71,10 +70,6 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     except RelayPacsError as error:
         say.tell(f"relaypacs: {error}")
         sys.exit(2)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:
         if error.filename is None:
             raise

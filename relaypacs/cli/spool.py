@@ -121,14 +121,14 @@ def _list_records(paths: list[Path], *, as_json: bool) -> None:
             said = [meta.calling_ae, meta.called_ae, meta.peer, meta.sop_instance_uid, meta.transfer_syntax_uid]
             rows.append(
                 [
-                    f"{record.at.generation[:12]} {record.at.number}",
+                    f"{record.at.generation[:16]} {record.at.number}",
                     say.when(meta.received_at),
                     *map(say.printable, said),
                     str(record.dataset_length),
                 ]
             )
         elif isinstance(record, EventRecord):
-            name = f"{record.at.generation[:12]} {record.at.number}"
+            name = f"{record.at.generation[:16]} {record.at.number}"
             rows.append([name, say.when(record.time), "", "", "", say.printable(f"event: {record.kind}"), "", ""])
         else:
             say.tell(record.problem)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -55,16 +57,27 @@ def _look(path: Path, told: Connection) -> None:
         alive.is_held(path)
 
 
-def test_those_who_look_do_not_keep_a_worker_from_starting(tmp_path: Path) -> None:
-    path = tmp_path / "relay"
+@contextmanager
+def looking_at(path: Path) -> Iterator[None]:
+    """Another process looks at `path` again and again."""
     path.touch()
     ours, theirs = _FORK.Pipe()
     looker = _FORK.Process(target=_look, args=(path, theirs))
     looker.start()
     ours.recv()
     try:
-        for _ in range(50):
-            os.close(alive.hold(path))
+        yield
     finally:
         ours.send("enough")
         looker.join()
+
+
+def test_those_who_look_do_not_keep_a_worker_from_starting(tmp_path: Path) -> None:
+    with looking_at(tmp_path / "relay"):
+        for _ in range(50):
+            os.close(alive.hold(tmp_path / "relay"))
+
+
+def test_those_who_look_are_not_taken_for_a_worker(tmp_path: Path) -> None:
+    with looking_at(tmp_path / "relay"):
+        assert not any(alive.is_held(tmp_path / "relay") for _ in range(20_000))

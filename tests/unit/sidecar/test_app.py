@@ -31,7 +31,7 @@ def serving(checks: Checks = GOOD, protocol: type[server.BoundedHttp] = server.B
     listener = socket.create_server(("127.0.0.1", 0))
     stop = Stop()
     app = make_app(checks, REGISTRY)
-    thread = threading.Thread(target=server.serve, args=(app, listener, stop, protocol))
+    thread = threading.Thread(target=server.serve, args=(app, listener, stop, protocol), daemon=True)
     thread.start()
     try:
         yield listener.getsockname()[1]
