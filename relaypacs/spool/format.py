@@ -24,7 +24,7 @@ BLOCK = 512
 PAGE = 4096
 HEADER_BYTES = 3072
 """From a record's start to its file: pax header (512), pax body (2048), ustar header (512)."""
-ENTRY_PREFIX = 12
+ENTRY_PREFIX = 16
 """Digits of the generation that an entry's name starts with: segments extracted into one folder don't collide."""
 HEAD_LIMIT = PAGE - HEADER_BYTES
 """Most bytes of preamble and File Meta: they end within the record's first page."""

@@ -34,9 +34,9 @@ def prepare(disk: Disk, folder: Path) -> None:
 
 
 def new_generation(now: float) -> str:
-    """A name no segment had or will have: the time (seconds, 8 hexadecimal digits), so names sort by age, and 96
-    random bits, so that no peer can write a page that looks like one of ours."""
-    return f"{int(now) & 0xFFFFFFFF:08x}{secrets.token_hex(12)}"
+    """A name no segment had or will have: the time (1/256 s, 10 hexadecimal digits), so that names sort by age, and
+    88 random bits, so that no peer can write a page that looks like one of ours."""
+    return f"{int(now * 256) & 0xFFFFFFFFFF:010x}{secrets.token_hex(11)}"
 
 
 def free_files(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ committed end recorded, never synced again, and `refusal` says why until a fresh
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -137,6 +138,8 @@ class SpoolWriter:
         """A payload could not be written. The error to raise: SpoolFull leaves the segment in use."""
         if problem.errno in FULL:
             self.give_back(segment)
+            with contextlib.suppress(OSError):
+                self._make_room()
             return SpoolFull("the spool's file system is full")
         return self.retire(segment, problem)
 
@@ -167,8 +170,7 @@ class SpoolWriter:
             if over >= 0:
                 self._roomy_until = now + ROOMY_SECONDS if over > ROOMY_BYTES else 0.0
                 return
-            for path in free_files(self._folder):
-                self._disk.unlink(path)
+            self._make_room()
             free = self._disk.free_bytes(self._folder)
         except OSError as problem:
             raise SpoolError(f"the spool's disk failed: {problem.strerror or problem}") from problem
@@ -185,11 +187,18 @@ class SpoolWriter:
             return self._open()
         except OSError as problem:
             if problem.errno in FULL:
+                with contextlib.suppress(OSError):
+                    self._make_room()
                 raise SpoolFull("the spool's file system is full") from problem
             said = f"the spool's disk failed: {problem.strerror or problem}"
             with self._lock:
                 self._trouble, self._next_probe = said, time.monotonic() + self._probe_seconds
             raise SpoolError(said) from problem
+
+    def _make_room(self) -> None:
+        """Delete the segments kept for reuse: their space is wanted now."""
+        for path in free_files(self._folder):
+            self._disk.unlink(path)
 
     def _open(self) -> Segment:
         return open_segment(

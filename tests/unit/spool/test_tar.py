@@ -38,7 +38,7 @@ def test_tar_and_python_list_a_segment(tmp_path: Path, sealed: bool) -> None:
     if sealed:
         spool.close()
     path = tmp_path / "segments" / f"{told[0].generation}.tar"
-    prefix = path.stem[:12]
+    prefix = path.stem[:16]
     names = [f"{prefix}-{number:06d}-assoc-{number}.dcm" for number in range(40)]
     names += [f"{prefix}-000040-association.json", f"{prefix}-end.json"]
     assert _tar("tf", str(path)) == names
