@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from prometheus_client import Gauge
 
 from relaypacs.config.model import Destination
-from relaypacs.forward.credentials import credentials_of
+from relaypacs.config.secrets import credentials
 from relaypacs.forward.cstore import CStoreSender
 from relaypacs.forward.sender import Sender
 from relaypacs.forward.settle import Settler
@@ -128,5 +128,6 @@ class _Connectivity:
 
 def _sender(destination: Destination, calling_ae: str) -> Sender:
     if destination.kind == "dicomweb":
-        return StowSender(destination, credentials_of(destination.credentials_env, os.environ))
+        credentials(destination, os.environ)  # what is missing is said at start, not at the first request
+        return StowSender(destination, lambda: credentials(destination, os.environ))
     return CStoreSender(destination, calling_ae)

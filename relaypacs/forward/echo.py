@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from relaypacs.config.model import Destination
+from relaypacs.config.secrets import credentials
 from relaypacs.dicom.contexts import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from relaypacs.errors import ConfigError
-from relaypacs.forward.credentials import credentials_of
 from relaypacs.forward.http import ConnectFailed, ExchangeFailed, HttpPeer
 from relaypacs.forward.lane import sentence
 from relaypacs.policy.outcome import http_trouble
@@ -69,10 +69,10 @@ def _echo_dimse(destination: Destination, calling_ae: str) -> str:
 def _echo_web(destination: Destination, environment: Mapping[str, str]) -> str:
     """The trouble, or nothing."""
     try:
-        credentials = credentials_of(destination.credentials_env, environment)
+        shown = credentials(destination, environment)
         peer = HttpPeer(
             destination.url,
-            credentials,
+            lambda: shown,
             connect_timeout_seconds=destination.connect_timeout_seconds,
             response_timeout_seconds=destination.response_timeout_seconds,
         )

@@ -19,8 +19,8 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 from urllib3.response import BaseHTTPResponse
 from urllib3.util import parse_url
 
+from relaypacs.config.secrets import Credentials
 from relaypacs.errors import RelayPacsError
-from relaypacs.forward.sender import Credentials
 from relaypacs.policy.outcome import unreachable
 
 _READ_BYTES = 65536

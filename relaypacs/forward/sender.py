@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from relaypacs.model import Claim, Outcome
@@ -35,15 +34,6 @@ class Trouble(NamedTuple):
 
 class Unreadable(Exception):
     """Raised on entering `read(claim)`: its bytes can't be had, and that has been seen to. Go on with the next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """HTTP credentials: a bearer `token`, or `username` and `password`, or nothing."""
-
-    token: str = field(default="", repr=False)
-    username: str = field(default="", repr=False)
-    password: str = field(default="", repr=False)
 
 
 Read = Callable[[Claim], AbstractContextManager[Payload]]

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 from relaypacs.config.model import Destination
+from relaypacs.config.secrets import Credentials
 from relaypacs.errors import ConfigError
 from relaypacs.forward.checksum import intact
 from relaypacs.forward.http import Answer, ConnectFailed, ExchangeFailed, HttpPeer
 from relaypacs.forward.names import spoken
-from relaypacs.forward.sender import Credentials, Payload, Read, Report, Trouble, Unreadable
+from relaypacs.forward.sender import Payload, Read, Report, Trouble, Unreadable
 from relaypacs.forward.stow_answer import Listing, clean_uid, limit_bytes, read_listing
 from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope
 from relaypacs.policy.outcome import CORRUPT, STORED_UNDER_ANOTHER_UID, http_refusal, http_trouble, stow_outcome

@@ -9,15 +9,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from relaypacs.config.model import Destination
-from relaypacs.forward.credentials import credentials_of
-from relaypacs.forward.sender import Credentials
+from relaypacs.config.secrets import credentials
 from relaypacs.forward.stow import StowSender
 from relaypacs.model import Deferred, Delivered, Failed, Scope
 from tests.peers.orthanc import Orthanc
@@ -25,9 +24,10 @@ from tests.unit.forward.deliveries import STUDY, Deliveries, dataset
 from tests.unit.forward.webpeer import Reply, Request, WebPeer, module
 
 
-def sender_to(url: str, credentials: Callable[[], Credentials] = Credentials, **settings: object) -> StowSender:
+def sender_to(url: str, environment: Mapping[str, str] | None = None, **settings: object) -> StowSender:
     values = {"connect_timeout_seconds": 5, "response_timeout_seconds": 5, **settings}
-    return StowSender(Destination(name="there", kind="dicomweb", url=url, **values), credentials)  # type: ignore[arg-type]
+    there = Destination(name="there", kind="dicomweb", url=url, **values)  # type: ignore[arg-type]
+    return StowSender(there, lambda: credentials(there, environment or {}))
 
 
 def _basic(pair: str) -> str:
@@ -111,7 +111,7 @@ def test_orthanc_wants_credentials(orthanc: Callable[..., Orthanc], tmp_path: Pa
     environment = {"PACS_USERNAME": "relay", "PACS_PASSWORD": "wrong"}
     deliveries = Deliveries()
     claim = deliveries.add_new()
-    sender = sender_to(peer.dicomweb_url, credentials_of("PACS", environment), credentials_env="PACS")
+    sender = sender_to(peer.dicomweb_url, environment, credentials_env="PACS")
     trouble = deliveries.deliver(sender)
     assert trouble is not None
     assert trouble.reason == one_site(deliveries)
@@ -425,14 +425,14 @@ def test_a_bearer_token_is_sent_and_read_anew_from_its_file(tmp_path: Path) -> N
     token.write_text("one\n")
     with WebPeer(lambda request: Reply(200, module(request.uids))) as peer:
         deliveries = Deliveries()
-        sender = sender_to(peer.url, credentials_of("ARC", {"ARC_TOKEN_FILE": str(token)}))
+        sender = sender_to(peer.url, {"ARC_TOKEN_FILE": str(token)}, credentials_env="ARC")
         deliveries.deliver(sender, [deliveries.add_new()])
         token.write_text("two")
         deliveries.deliver(sender, [deliveries.add_new()])
         token.unlink()
         trouble = deliveries.deliver(sender, [deliveries.add_new()])
         sender.close()
-        basic = sender_to(peer.url, credentials_of("ARC", {"ARC_USERNAME": "u", "ARC_PASSWORD": "p:ä"}))
+        basic = sender_to(peer.url, {"ARC_USERNAME": "u", "ARC_PASSWORD": "p:ä"}, credentials_env="ARC")
         deliveries.deliver(basic, [deliveries.add_new()])
         basic.close()
         sent = [request.headers["Authorization"] for request in peer.requests]
