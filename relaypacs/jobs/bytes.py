@@ -1,8 +1,8 @@
 """Where instances' bytes are, and which may go: the job table's side of staging, freeing and purging.
 
 Called by `JobStore` for the sweep. Bytes may go when nothing is owed of them. Saying so and ceasing to count on them
-is one transaction (`detach`, `mark_purgeable`): an identical object received a moment later then brings its own bytes
-instead of pointing at bytes about to go.
+is one transaction (`detach_unneeded`, `mark_purgeable`): an identical object received a moment later then brings its
+own bytes instead of pointing at bytes about to go.
 """
 
 from __future__ import annotations
@@ -67,8 +67,20 @@ def segment_needed(connection: Connection, node: str, generation: str, keep: boo
     return connection.scalar(select(instance.c.id).where(*here, UNSTAGED, _wanted(keep)).limit(1)) is not None
 
 
-def detach(connection: Connection, node: str, generation: str) -> None:
-    """No instance counts on its bytes in the segment any more."""
+def detach_unneeded(connection: Connection, node: str, generation: str, keep: bool) -> bool:
+    """Unless the segment is needed, make no instance count on its bytes any more; whether that was done.
+
+    The instances are locked before the question: nobody who has seen their bytes there adds a delivery after it.
+    """
+    here = (instance.c.node == node, instance.c.generation == generation, HOT)
+    connection.execute(select(instance.c.id).where(*here).order_by(instance.c.id).with_for_update()).all()
+    if segment_needed(connection, node, generation, keep):
+        return False
+    _detach(connection, node, generation)
+    return True
+
+
+def _detach(connection: Connection, node: str, generation: str) -> None:
     connection.execute(
         update(instance)
         .where(instance.c.node == node, instance.c.generation == generation, HOT)
@@ -78,7 +90,7 @@ def detach(connection: Connection, node: str, generation: str) -> None:
 
 def forget_segment(connection: Connection, node: str, generation: str) -> None:
     """The segment's file is gone: so are its checkpoint and whatever still points at it."""
-    detach(connection, node, generation)
+    _detach(connection, node, generation)
     connection.execute(delete(checkpoint).where(checkpoint.c.node == node, checkpoint.c.generation == generation))
 
 
@@ -113,6 +125,8 @@ def mark_purgeable(connection: Connection, instance_ids: Sequence[int]) -> list[
     """Give up the staged bytes of those that are still not owed; returns them with the keys to delete."""
     marked: list[tuple[int, str]] = []
     for ids in chunks(instance_ids):
+        these = select(instance.c.id).where(instance.c.id.in_(ids)).order_by(instance.c.id)
+        connection.execute(these.with_for_update()).all()
         rows = connection.execute(
             update(instance)
             .where(instance.c.id.in_(ids), STAGED, ~_owed())

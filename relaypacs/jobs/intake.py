@@ -104,6 +104,8 @@ def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[str, lis
             .join_from(instance, association)
             .where(instance.c.sop_instance_uid.in_(uids))
             .order_by(instance.c.id)
+            # Their bytes stay where they are seen to be until this is committed.
+            .with_for_update(of=instance)
         )
         for row in rows:
             version = Version(

@@ -39,6 +39,7 @@ def resend(connection: Connection, study_instance_uid: str, destination: str, no
         )
         .where(instance.c.study_instance_uid == study_instance_uid)
         .order_by(instance.c.id)
+        .with_for_update(of=instance)
     ).all()
     waiting = [row for row in rows if not row.live]
     able = [row for row in waiting if row.generation is not None or row.staged_key is not None]

@@ -153,10 +153,7 @@ class JobStore:
             if instance_bytes.segment_needed(connection, node, generation, keep):
                 return True
         with self._writing() as connection:
-            needed = instance_bytes.segment_needed(connection, node, generation, keep)
-            if not needed:
-                instance_bytes.detach(connection, node, generation)
-            return needed
+            return not instance_bytes.detach_unneeded(connection, node, generation, keep)
 
     def purgeable(self, node: str, *, settled_before: float, limit: int) -> list[tuple[int, str]]:
         """Instances (id, staged key) staged and settled before that time: delete the files, then say `purged`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import create_engine
 
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs.store import JobStore
@@ -164,6 +165,16 @@ def test_bytes_being_purged_count_as_gone_and_nothing_is_staged_in_their_place(s
     assert store.segment_needed(NODE, "g2", keep=False) is True
     store.purged([1])
     assert to_stage(store) == ["1.2.3.1"]
+
+
+def test_what_is_owed_again_by_the_time_of_purging_stays(store: JobStore, url: str) -> None:
+    store.take_in(NODE, [arrival("1.1"), arrival("1.2")], [], [], 1.0)
+    stage(store)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        assert instance_bytes.mark_purgeable(connection, [1, 2]) == []
+    engine.dispose()
+    assert all(row.staged for row in store.trace("1.2.3"))
 
 
 def test_purging_looks_at_everything_in_bounded_steps(store: JobStore) -> None:

@@ -1,7 +1,8 @@
-"""Several processes on one table: every delivery is claimed by one of them, and the counts are right."""
+"""Several processes and threads on one table: a delivery has one owner, and bytes that are owed are not let go."""
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -9,6 +10,7 @@ from relaypacs.jobs.store import JobStore
 from tests.unit.jobs.made import NODE, arrival, settled
 
 COUNT = 800
+ROUNDS = 150
 
 
 def claim_all(url: str) -> list[tuple[int, int]]:
@@ -30,3 +32,33 @@ def test_processes_share_the_queue(store: JobStore, url: str) -> None:
     assert {token for _, token in claimed} == {1}
     ledger = store.ledger()
     assert (ledger.delivered, ledger.pending, ledger.imbalance) == (COUNT, 0, 0)
+
+
+def test_no_segment_is_let_go_under_a_delivery(store: JobStore) -> None:
+    """One thread receives the same object again and again and delivers it; the other frees whatever it may."""
+    freed: set[str] = set()
+    wrong: list[str] = []
+    done = threading.Event()
+
+    def free() -> None:
+        while not done.is_set():
+            for generation in [f"g{number}" for number in range(ROUNDS) if f"g{number}" not in freed]:
+                # Only what has been received is asked for, as the sweep does.
+                if generation in received and not store.segment_needed(NODE, generation, keep=False):
+                    freed.add(generation)
+                    store.forget_segment(NODE, generation)
+
+    received: set[str] = set()
+    sweep = threading.Thread(target=free)
+    sweep.start()
+    for number in range(ROUNDS):
+        store.take_in(NODE, [arrival(generation=f"g{number}")], [], [], 1.0)
+        received.add(f"g{number}")
+        (claim,) = store.claim("pacs", node=NODE, limit=1, lease_seconds=600, now=2.0)
+        if claim.location.generation is None or claim.location.generation in freed:
+            wrong.append(str(claim.location.generation))
+        store.settle(settled([claim]), 3.0)
+    done.set()
+    sweep.join()
+    assert wrong == []
+    assert len(freed) > ROUNDS / 10
