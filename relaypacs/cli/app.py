@@ -211,7 +211,11 @@ def resend(
     with settings.jobs_of(loaded) as store:
         from relaypacs.cli import jobs
 
-        raise typer.Exit(jobs.resend(store, study, destination.name))
+        code = jobs.resend(store, study, destination.name)
+    from relaypacs.wake.hints import poke
+
+    poke(loaded.hint_socket)  # a node that runs here looks at once; any other within a minute
+    raise typer.Exit(code)
 
 
 @app.command()

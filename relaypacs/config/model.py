@@ -262,6 +262,11 @@ class Config(Section):
         return self.jobs.url.get_secret_value() if self.jobs.url else f"sqlite:///{self.node.state_dir}/jobs.sqlite"
 
     @property
+    def hint_socket(self) -> Path:
+        """Where intake listens for hints of the receive processes."""
+        return self.run_dir / "intake.sock"
+
+    @property
     def jobs_file(self) -> Path | None:
         """The SQLite file of the job table; None if a server keeps it."""
         scheme, _, path = self.jobs_url.partition(":///")

@@ -81,11 +81,15 @@ class Intake:
         hints: HintReceiver,
         notify: Callable[[str], None],
         on_rows: Callable[[], None],
+        on_poke: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`notify` is told of each destination with new deliveries, `on_rows` (the sweep) of each commit."""
+        """`notify` is told of each destination with new deliveries, `on_rows` (the sweep) of each commit.
+
+        `on_poke`: somebody else changed the job table and poked the hint socket.
+        """
         self._node, self._reader, self._jobs, self._arrival_of = node, reader, jobs, arrival_of
-        self._hints, self._notify, self._on_rows = hints, notify, on_rows
+        self._hints, self._notify, self._on_rows, self._on_poke = hints, notify, on_rows, on_poke
         self._clock = clock
         self._read_to: dict[str, Checkpoint] = {}
         self._lock = threading.Lock()
@@ -112,6 +116,8 @@ class Intake:
         next_scan = time.monotonic() + SCAN_SECONDS
         while not self._stopped.is_set():
             told = self._hints.wait(max(0.0, next_scan - time.monotonic()))
+            if not told and time.monotonic() < next_scan:
+                self._on_poke()
             if told and not self._stopped.is_set():
                 time.sleep(GATHER_SECONDS)
                 told += self._hints.wait(0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ _KEY_BYTES = 32
 
 
 def prepare(config: Config) -> bytes:
-    """Make the node's folders, empty `run_dir`, and return the key of its opaque names and hashes.
+    """Make the node's folders and return the key of its opaque names and hashes.
 
     ConfigError with a sentence if a folder can't be made or written.
     """
@@ -31,18 +32,31 @@ def prepare(config: Config) -> bytes:
 
 
 def empty_run_dir(run_dir: Path) -> None:
-    """Remove what an earlier life left: sockets, locks and metrics files. Call it with the spool locked."""
+    """Remove what an earlier life left: sockets and locks. Call it with the spool locked."""
     for entry in run_dir.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
-    metrics_dir(run_dir).mkdir()
 
 
-def metrics_dir(run_dir: Path) -> Path:
-    """Where prometheus-client's processes keep their samples."""
-    return run_dir / "metrics"
+def metrics_dir(run_dir: Path, *, fresh: bool) -> Path:
+    """Make (`fresh`: anew and empty) the folder where prometheus-client's processes keep their samples.
+
+    They are mapped files, and touching a new page of one on a full disk kills the process: so in memory where there is
+    a /dev/shm of ours, else in `run_dir`.
+    """
+    name = hashlib.sha256(os.fsencode(run_dir.absolute())).hexdigest()[:16]
+    for place in (Path("/dev/shm") / f"relaypacs-{os.geteuid()}-{name}", run_dir / "metrics"):
+        if fresh:
+            shutil.rmtree(place, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            place.mkdir(mode=0o700, exist_ok=not fresh)
+            if place.stat().st_uid == os.geteuid():
+                return place
+    raise ConfigError(
+        [f"{run_dir}: no folder for metrics can be made; let [node] state_dir name one this user may write"]
+    )
 
 
 def hash_key(state_dir: Path) -> bytes:

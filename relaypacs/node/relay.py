@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from relaypacs import log
 from relaypacs.config import Config
@@ -19,14 +18,14 @@ from relaypacs.policy.routing import Router
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.sweep import Sweep
-from relaypacs.wake.hints import HintReceiver
+from relaypacs.wake.hints import HintReceiver, poke
 from relaypacs.wake.local import LocalWake
 
 _RETRY_SECONDS = 2.0
 _FORWARD_STOP_SECONDS = 10.0
 
 
-def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[str], int], stop: Stop) -> int:
+def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop: Stop) -> int:
     """Run until `stop`. `alive(name)` marks this process (and, once the spool is read, intake) as serving."""
     alive("relay")
     jobs = _open_jobs(config, stop)
@@ -34,7 +33,7 @@ def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[
         return 0
     reader = SpoolReader(config.spool_dir, recycle=config.spool.recycle, recycle_segments=config.spool.recycle_segments)
     staging = FilesystemStaging(config.staging_dir)
-    hints = HintReceiver(hints_at)
+    hints = HintReceiver(config.hint_socket)
     wake = LocalWake()
     policies = config.caller
 
@@ -43,6 +42,12 @@ def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[
         return CallerPolicy(caller.conflict, caller.resend) if caller else CallerPolicy()
 
     rows_changed = threading.Event()
+
+    def look_again() -> None:
+        rows_changed.set()
+        for destination in config.destination:
+            wake.notify(destination.name)
+
     router = Router(
         config.rule, config.routing.default, ae_titles_case_sensitive=config.receive.ae_titles_case_sensitive
     )
@@ -54,6 +59,7 @@ def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[
         hints=hints,
         notify=wake.notify,
         on_rows=rows_changed.set,
+        on_poke=look_again,
     )
     sweep = Sweep(
         node=config.node.name,
@@ -92,7 +98,7 @@ def run_relay(config: Config, hash_key: bytes, hints_at: Path, alive: Callable[[
         thread.start()
     stop.event.wait()
     intake.stop()
-    hints.interrupt()
+    poke(config.hint_socket)
     sweep.stop()
     forwarder.stop(_FORWARD_STOP_SECONDS)
     for thread in threads:

@@ -20,11 +20,6 @@ _SIDECAR_GRACE_SECONDS = 2.0
 _RELAY_GRACE_SECONDS = 20.0
 
 
-def hint_socket(config: Config) -> Path:
-    """Where intake listens for hints."""
-    return config.run_dir / "intake.sock"
-
-
 def alive_file(config: Config, name: str) -> Path:
     """The lock a serving process holds (`relaypacs.alive`)."""
     return config.run_dir / "alive" / name
@@ -35,7 +30,7 @@ def receive_roles(config: Config, listener: socket.socket) -> list[Role]:
 
     def run_in(name: str) -> Callable[[Stop], int]:
         def run(stop: Stop) -> int:
-            hints = HintSender(hint_socket(config))
+            hints = HintSender(config.hint_socket)
             spool = SpoolWriter(
                 config.spool_dir,
                 segment_bytes=config.spool.segment_bytes,
@@ -67,9 +62,7 @@ def relay_role(config: Config, hash_key: bytes) -> Role:
     """Intake, staging and forwarding in one process."""
     return Role(
         "relay",
-        lambda stop: run_relay(
-            config, hash_key, hint_socket(config), lambda name: hold(alive_file(config, name)), stop
-        ),
+        lambda stop: run_relay(config, hash_key, lambda name: hold(alive_file(config, name)), stop),
         stops_after=1,
         grace_seconds=_RELAY_GRACE_SECONDS,
     )

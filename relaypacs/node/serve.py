@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import socket
 import sys
 
@@ -35,8 +36,7 @@ def serve(config: Config, *, role: str = "all") -> int:
         except SpoolError as problem:
             raise ConfigError([str(problem)]) from None
         empty_run_dir(config.run_dir)
-    metrics = metrics_dir(config.run_dir)
-    metrics.mkdir(parents=True, exist_ok=True)
+    metrics = metrics_dir(config.run_dir, fresh=role == "all")
     # prometheus-client chooses its multi-process mode when it is imported, so no room is imported before this.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     from relaypacs.node import roles
@@ -52,7 +52,11 @@ def serve(config: Config, *, role: str = "all") -> int:
     gc.collect()
     gc.freeze()  # what is loaded now stays shared between the processes
     sys.stdout.flush()
-    return supervise(found)
+    try:
+        return supervise(found)
+    finally:
+        if role == "all":
+            shutil.rmtree(metrics, ignore_errors=True)
 
 
 def _listen(host: str, port: int, section: str) -> socket.socket:

@@ -42,6 +42,16 @@ def _address(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
+def poke(path: Path) -> None:
+    """Make the receiver at `path` return from `wait` now, with no hint. Never blocks, never raises."""
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender,
+        _address(path) as address,
+    ):
+        sender.sendto(b"", address)
+
+
 class HintSender:
     """Sends hints to the receiver at `path`, from any thread. Build it after the process has forked."""
 
@@ -156,15 +166,6 @@ class HintReceiver:
                         generation, end = hint[1].decode(), int(hint[2])
                         ends[generation] = max(end, ends.get(generation, 0))
         return list(ends.items())
-
-    def interrupt(self) -> None:
-        """Make a `wait` in another thread return now. Never blocks, never raises."""
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as own,
-            _address(self._path) as address,
-        ):
-            own.sendto(b"", address)
 
     def close(self) -> None:
         """Stop listening and remove the socket file. Idempotent."""

@@ -72,6 +72,7 @@ class Rooms:
 
     def __post_init__(self) -> None:
         self.rows_changed = threading.Event()
+        self.poked = threading.Event()
         self.writer = self.new_writer()
         self.reopen()
 
@@ -112,6 +113,7 @@ class Rooms:
             hints=self.hints,
             notify=self.notified.append,
             on_rows=self.rows_changed.set,
+            on_poke=self.poked.set,
             clock=self.clock,
         )
         self.sweep = Sweep(

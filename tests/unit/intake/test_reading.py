@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relaypacs.model import Committed, Routed
-from relaypacs.wake.hints import HintSender
+from relaypacs.wake.hints import HintSender, poke
 from tests.peers.ports import wait_until
 from tests.unit.relay_rooms import Rooms, dataset
 
@@ -88,7 +88,7 @@ def test_hints_are_served_and_stop_ends_it(rooms: Rooms) -> None:
             wait_until(lambda n=number: rooms.jobs.ledger().received == n + 1, "hint served", 3)  # type: ignore[misc]
     finally:
         rooms.intake.stop()
-        rooms.hints.interrupt()
+        poke(rooms.folder / "hints")
         thread.join(3)
         sender.close()
     assert not thread.is_alive()
@@ -106,7 +106,7 @@ def test_a_hint_of_nonsense_changes_nothing(rooms: Rooms) -> None:
         wait_until(lambda: rooms.jobs.ledger().received == 1, "hint served", 3)
     finally:
         rooms.intake.stop()
-        rooms.hints.interrupt()
+        poke(rooms.folder / "hints")
         thread.join(3)
         sender.close()
     assert rooms.jobs.ledger().imbalance == 0
@@ -156,3 +156,16 @@ def test_finished_only_when_sealed_and_read(rooms: Rooms) -> None:
     assert not rooms.intake.finished(committed.generation)  # one record is not in the job table
     rooms.intake.recover()
     assert rooms.intake.finished(committed.generation)
+
+
+def test_a_poke_is_passed_on(rooms: Rooms) -> None:
+    rooms.intake.recover()
+    thread = threading.Thread(target=rooms.intake.run)
+    thread.start()
+    try:
+        poke(rooms.folder / "hints")
+        assert rooms.poked.wait(3)
+    finally:
+        rooms.intake.stop()
+        poke(rooms.folder / "hints")
+        thread.join(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -60,4 +61,20 @@ def test_run_dir_is_emptied(tmp_path: Path) -> None:
     (tmp_path / "alive" / "relay").write_text("")
     (tmp_path / "intake.sock").write_text("")
     empty_run_dir(tmp_path)
-    assert list(tmp_path.iterdir()) == [metrics_dir(tmp_path)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_are_kept_in_memory_and_start_empty(tmp_path: Path) -> None:
+    place = metrics_dir(tmp_path, fresh=True)
+    try:
+        assert place.parent == Path("/dev/shm")
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        (place / "counter_1.db").write_text("")
+        assert metrics_dir(tmp_path, fresh=False) == place
+        assert list(place.iterdir()) != []
+        assert metrics_dir(tmp_path, fresh=True) == place
+        assert list(place.iterdir()) == []
+        assert metrics_dir(tmp_path / "other", fresh=True) != place
+    finally:
+        for one in (place, metrics_dir(tmp_path / "other", fresh=True)):
+            shutil.rmtree(one)
