@@ -40,7 +40,7 @@ def main() -> int:
     arguments.add_argument("--once", action="store_true", help="end after the check")
     arguments.add_argument("--keep", metavar="DIR", type=Path, help="keep configuration, state and logs in DIR")
     options = arguments.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     folder = options.keep.resolve() if options.keep else Path(tempfile.mkdtemp(prefix="relaypacs-demo-"))
     try:

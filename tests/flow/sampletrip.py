@@ -24,6 +24,7 @@ from tests.samples import Sample, dataset_of, rounds
 
 # What the samples hold beyond the storage SOP classes of today: palettes, and ultrasound of before 1993.
 _MORE_SOP_CLASSES = ["1.2.840.10008.5.1.4.39.1", "1.2.840.10008.5.1.4.1.1.6"]
+_PATIENCE_SECONDS = 2.5  # with a destination; some samples are never answered
 DESTINATIONS = ("storescp", "orthanc-dimse", "orthanc-web")
 
 
@@ -75,8 +76,8 @@ class _Peers:
     def send_directly(self, part: Sequence[Sample]) -> dict[str, list[str]]:
         """Send to each what it is for; the answers by destination name, in order."""
         return {
-            "storescp": send_exactly(self.scp.port, part),
-            "orthanc-dimse": send_exactly(self.dimse.dicom_port, part),
+            "storescp": send_exactly(self.scp.port, part, response_timeout_seconds=_PATIENCE_SECONDS),
+            "orthanc-dimse": send_exactly(self.dimse.dicom_port, part, response_timeout_seconds=_PATIENCE_SECONDS),
             "orthanc-web": [_post(self.web.http_port, one) for one in part],
         }
 
@@ -107,7 +108,7 @@ def travel(folder: Path, chosen: Sequence[Sample], tell: Callable[[str], None] =
     with ExitStack() as stack:
         direct = _Peers(folder / "direct", stack)
         through = _Peers(folder / "through", stack)
-        brief = {"retry": "1x8s", "response_timeout_seconds": 2.5}
+        brief = {"retry": "1x8s", "response_timeout_seconds": _PATIENCE_SECONDS}
         destinations = [
             dimse("storescp", through.scp.port, through.scp.aet, **brief),
             dimse("orthanc-dimse", through.dimse.dicom_port, through.dimse.aet, **brief),

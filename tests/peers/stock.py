@@ -123,7 +123,14 @@ def storescu(
     return run([*command, "-aet", calling, "-aec", called, *options], timeout_seconds)
 
 
-def send_exactly(port: int, sent: Sequence[Sample], *, called: str = "RELAYPACS", calling: str = "STOCK") -> list[str]:
+def send_exactly(
+    port: int,
+    sent: Sequence[Sample],
+    *,
+    called: str = "RELAYPACS",
+    calling: str = "STOCK",
+    response_timeout_seconds: float = 30.0,
+) -> list[str]:
     """Send files byte for byte with pynetdicom as a storage SCU; what each was answered, in order.
 
     That is the C-STORE status in hexadecimal (`0000`), `no context` when the peer accepts none for the file's SOP
@@ -131,25 +138,19 @@ def send_exactly(port: int, sent: Sequence[Sample], *, called: str = "RELAYPACS"
     """
     contexts = list(dict.fromkeys((one.sop_class_uid, one.transfer_syntax_uid) for one in sent))
     ae = AE(ae_title=calling)
-    ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = 5, 2.5, 5
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = response_timeout_seconds
     proposed = [build_context(*context) for context in contexts]
     association: Any = None
-    fresh = False
     answers: list[str] = []
     before, _config.STORE_SEND_CHUNKED_DATASET = _config.STORE_SEND_CHUNKED_DATASET, True
     try:
         for one in sent:
             if association is None or not association.is_established:
                 association = ae.associate("127.0.0.1", port, proposed, ae_title=called)
-                fresh = True
-            begun = time.monotonic()
-            answer = _store(association, one)
-            quickly = time.monotonic() - begun < 0.5
-            if answer == "no answer" and quickly and not fresh:  # it was closed for the file before
-                association = ae.associate("127.0.0.1", port, proposed, ae_title=called)
-                answer = _store(association, one)
-            answers.append(answer)
-            fresh = False
+            answers.append(_store(association, one))
+            if answers[-1] == "no answer":  # pynetdicom may not have noticed yet that the association is over
+                association.abort()
+                association = None
     finally:
         _config.STORE_SEND_CHUNKED_DATASET = before
     if association is not None and association.is_established:
