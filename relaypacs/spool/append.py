@@ -136,7 +136,7 @@ class Append:
         try:
             segment.write((first,), segment.offset)
             if self._writer.durable:
-                segment.sync()
+                segment.sync(end + PAGE)
         except OSError as problem:
             raise self._writer.retire(segment, problem) from problem
         return self._writer.committed(segment, end, chain)

@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relaypacs.spool.disk import Disk
-from relaypacs.spool.format import end_mark
+from relaypacs.spool.format import PAGE, align, end_mark
 
 SEGMENTS, FREE, QUARANTINE = "segments", "free", "quarantine"
 SUFFIX = ".tar"
 RETIRED_SUFFIX = ".retired"
+GROW_LEAST_BYTES, GROW_MOST_BYTES = 256 << 10, 4 << 20
+"""How much is added to a new segment at a time: as much as it has, between these."""
+_ZEROS = bytes(GROW_MOST_BYTES)
 OVERGROWN = 2
 """A segment of more than so many times its intended size is deleted, not recycled."""
 
@@ -58,6 +61,7 @@ class Segment:
         "number",
         "offset",
         "path",
+        "solid",
     )
 
     def __init__(self, disk: Disk, fd: int, path: Path, generation: str, opened_at: float) -> None:
@@ -66,14 +70,32 @@ class Segment:
         self.offset, self.number, self.chain = 0, 0, 0
         self.end_mark = end_mark(generation, opened_at)
         self.idle_since = 0.0
+        self.solid = 0
+        """Bytes of the file that are allocated, durably: writing there again changes no metadata."""
 
     def write(self, buffers: Sequence[bytes | memoryview], at: int) -> None:
         """Write whole pages at `at` (bytes from the segment's start)."""
         self._disk.write(self._fd, buffers, at)
 
-    def sync(self) -> None:
-        """Return when everything written is on the disk."""
+    def sync(self, end: int) -> None:
+        """Return when everything written is on the disk, up to byte `end` of a file that may have grown to there."""
         self._disk.sync(self._fd)
+        if end > self.solid:
+            # Asked while its journal is being aborted, ext4 may call new blocks durable; asked again it tells.
+            self._disk.sync(self._fd)
+            self.solid = end
+
+    def grow(self, limit: int) -> None:
+        """Where little of the file is left to write over, add zeros, durably, up to `limit` bytes in all.
+
+        Costs less than letting every record grow the file, which makes each `fdatasync` wait for the journal.
+        """
+        if self.solid - self.offset >= GROW_LEAST_BYTES or self.solid >= limit:
+            return
+        at = self.solid
+        end = min(at + max(GROW_LEAST_BYTES, min(at, GROW_MOST_BYTES)), align(limit, PAGE))
+        self.write((memoryview(_ZEROS)[: end - at],), at)
+        self.sync(end)
 
     def advance(self, end: int, chain: int) -> None:
         """The record that starts at `offset` is committed and ends at `end`."""
@@ -130,6 +152,7 @@ def open_segment(disk: Disk, folder: Path, *, recycle: bool, segment_bytes: int,
     generation = new_generation(now)
     path = folder / SEGMENTS / (generation + SUFFIX)
     fd = _take_freed(disk, folder, path, segment_bytes) if recycle else None
+    recycled = fd is not None
     if fd is None:
         # Made and locked under another name: a reader never sees it unlocked before it is sealed.
         draft = folder / FREE / (generation + ".draft")
@@ -144,6 +167,8 @@ def open_segment(disk: Disk, folder: Path, *, recycle: bool, segment_bytes: int,
             disk.sync_folder(folder / FREE)
             disk.sync_folder(folder / SEGMENTS)
         segment.write((segment.end_mark,), 0)
+        if recycled and durable:
+            segment.sync(disk.size(fd))
     except OSError:
         disk.close(fd)
         raise

@@ -178,22 +178,33 @@ class SpoolWriter:
             raise SpoolFull(f"{free} bytes are free for the spool, below its mark of {self._min_free_bytes}")
 
     def _lease(self) -> Segment:
+        """A segment to append to, with room that needs no metadata to be written."""
         with self._lock:
             if self._closed:
                 raise SpoolError("the spool is closed")
-            if self._idle:
-                return self._idle.pop()
-        try:
-            return self._open()
-        except OSError as problem:
-            if problem.errno in FULL:
-                with contextlib.suppress(OSError):
-                    self._make_room()
-                raise SpoolFull("the spool's file system is full") from problem
-            said = f"the spool's disk failed: {problem.strerror or problem}"
-            with self._lock:
-                self._trouble, self._next_probe = said, time.monotonic() + self._probe_seconds
-            raise SpoolError(said) from problem
+            segment = self._idle.pop() if self._idle else None
+        if segment is None:
+            try:
+                segment = self._open()
+            except OSError as problem:
+                raise self._not_opened(problem) from problem
+        if self.durable:
+            try:
+                segment.grow(self._segment_bytes)
+            except OSError as problem:
+                if problem.errno not in FULL:
+                    raise self.retire(segment, problem) from problem
+        return segment
+
+    def _not_opened(self, problem: OSError) -> SpoolError:
+        if problem.errno in FULL:
+            with contextlib.suppress(OSError):
+                self._make_room()
+            return SpoolFull("the spool's file system is full")
+        said = f"the spool's disk failed: {problem.strerror or problem}"
+        with self._lock:
+            self._trouble, self._next_probe = said, time.monotonic() + self._probe_seconds
+        return SpoolError(said)
 
     def _make_room(self) -> None:
         """Delete the segments kept for reuse: their space is wanted now."""
@@ -222,7 +233,7 @@ class SpoolWriter:
             self._record_retired(unmarked)
             segment = self._open()
             try:
-                segment.sync()
+                segment.grow(self._segment_bytes)
             except OSError:
                 segment.seal()
                 raise

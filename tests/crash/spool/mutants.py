@@ -30,16 +30,17 @@ _HEADER = """\
         try:
             segment.write((first,), segment.offset)
             if self._writer.durable:
-                segment.sync()
+                segment.sync(end + PAGE)
         except OSError as problem:
             raise self._writer.retire(segment, problem) from problem
 """
-_SYNC = "        self._disk.sync(self._fd)\n"
+_SYNC = "        self._disk.sync(self._fd)\n        if end > self.solid:\n"
 _SYNC_TWICE = """\
         try:
             self._disk.sync(self._fd)
         except OSError:
             self._disk.sync(self._fd)
+        if end > self.solid:
 """
 _FREED = """\
             self._disk.sync_folder(path.parent)
@@ -56,7 +57,9 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "truncating at the first bad record": (
         Edit("recover.py", "resume = find_successor(read_at, reached, size=size)", "resume = None"),
     ),
-    "no sync before the answer": (Edit("append.py", "                segment.sync()\n", "                pass\n"),),
+    "no sync before the answer": (
+        Edit("append.py", "                segment.sync(end + PAGE)\n", "                pass\n"),
+    ),
     "a failed sync is tried again": (Edit("segment.py", _SYNC, _SYNC_TWICE),),
     "a failed segment is neither marked nor proved": (
         Edit("writer.py", "        segment.unmark()\n", ""),
