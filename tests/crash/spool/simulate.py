@@ -65,7 +65,7 @@ class Counts:
     violations: list[str] = field(default_factory=list)
 
 
-def _scan(generation: str, image: bytes, state: Mapping[str, bytes]) -> Scan:
+def scan_state(generation: str, image: bytes, state: Mapping[str, bytes]) -> Scan:
     """Recovery as on a node that starts: nobody holds the segment, a retired one ends at its mark."""
     size = len(image)
     marker = state.get(f"segments/{generation}.retired")
@@ -90,7 +90,7 @@ def check(state: Mapping[str, bytes], promises: Promises) -> list[str]:
     problems += [f"freed segment {generation} is back" for generation in sorted(present & promises.freed)]
     for generation in present:
         image = state[f"segments/{generation}{_SEGMENT}"]
-        found = _scan(generation, image, state)
+        found = scan_state(generation, image, state)
         if found.ending is Ending.CORRUPT:
             problems.append(f"corruption after a mere crash: {found.problem}")
         seen = {}
@@ -124,11 +124,11 @@ def check_flip(state: Mapping[str, bytes], promises: Promises, draw: random.Rand
         image = state.get(f"segments/{generation}{_SEGMENT}")
         if image is None or f"segments/{generation}.retired" in state:
             continue
-        intact = _scan(generation, image, state)
+        intact = scan_state(generation, image, state)
         ends = [record.at.end for record in intact.records]
         for index, changed in flips(image, ends, draw):
             done += 1
-            found = _scan(generation, changed, state)
+            found = scan_state(generation, changed, state)
             whole = {record.at.number for record in _rest(generation, changed, found).records}
             last = index == len(ends) - 1 and intact.ending is not Ending.SEALED
             if found.ending is not Ending.CORRUPT and not last:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from relaypacs.model import Checkpoint
+from relaypacs.spool.reader import SpoolReader
+from relaypacs.spool.writer import SpoolWriter
 from tests.crash.spool.mutants import MUTANTS, copy_with
-from tests.crash.spool.simulate import simulate
+from tests.crash.spool.simulate import scan_state, simulate
+from tests.crash.spool.states import DiskModel
+from tests.crash.spool.workload import Workload
 
 ROOT = Path(__file__).parents[3]
 
@@ -21,6 +27,49 @@ def test_no_crash_state_breaks_a_promise() -> None:
     assert counts.violations == []
     assert counts.states >= 20_000
     assert counts.flips > 300
+
+
+def test_the_reader_finds_in_a_folder_what_recovery_finds_in_bytes(tmp_path: Path) -> None:
+    """The simulator judges the pure core; here real folders in crash states are read, freed and written again."""
+    draw = random.Random(3)
+    (tmp_path / "life").mkdir()
+    trace = Workload(tmp_path / "life", 78).run(90)
+    model = DiskModel(512)
+    read = 0
+    for index, op in enumerate(trace):
+        if op.note is None:
+            model.apply(op)
+        if index % 3:
+            continue
+        folder = tmp_path / str(index)
+        state = model.crash(draw)
+        for name, content in state.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        reader = SpoolReader(folder, recycle=True, recycle_segments=5)
+        for generation in reader.generations():
+            image = state[f"segments/{generation}.tar"]
+            expected = scan_state(generation, image, state).records
+            found, after = reader.read(Checkpoint(generation), committed_end=None)
+            assert found == expected
+            assert reader.read(after, committed_end=None) == ([], after)
+            read += len(found)
+            assert reader.free(generation)
+        assert reader.generations() == reader.quarantined() == []
+        writer = SpoolWriter(
+            folder,
+            segment_bytes=1 << 20,
+            min_free_bytes=0,
+            max_object_bytes=1 << 20,
+            recycle=True,
+            durable=True,
+            on_commit=lambda committed: None,
+        )
+        at = writer.append_event("again", 1.0, {})
+        assert [record.at for record in reader.read(Checkpoint(at.generation), committed_end=at.end)[0]] == [at]
+        writer.close()
+        reader.close()
+    assert read > 100
 
 
 @pytest.mark.long

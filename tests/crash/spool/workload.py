@@ -64,6 +64,7 @@ class Workload:
             recycle=True,
             durable=True,
             on_commit=told.append,
+            probe_seconds=0.0,
             disk=self.disk,
         )
         reader = SpoolReader(self.root, recycle=True, recycle_segments=self.random.choice([0, 3, 3]), disk=self.disk)
@@ -89,6 +90,8 @@ class Workload:
                 for generation in life.reader.generations():
                     self._publish(generation, None)
             elif what == "free":
+                if draw.random() < 0.2:
+                    self.disk.kill_in = draw.randrange(4)
                 self._free()
             elif what == "kill":
                 self.disk.kill_in = draw.randrange(12)
