@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from relaypacs.dicom.command import C_STORE_RSP, encode_store_request
 from relaypacs.dicom.pdu import message_buffers
+from relaypacs.failpoint import reach
 from relaypacs.forward.checksum import Corrupt, checked
 from relaypacs.policy.outcome import rejected, unreachable
 from relaypacs.upper.association import Requested, associate
@@ -87,6 +88,7 @@ class Lane:
             connect_timeout_seconds=at.connect_timeout_seconds,
             response_timeout_seconds=at.response_timeout_seconds,
         )
+        reach("forward.associated")
         self._proposed = frozenset(proposed)
         self._recent = dict.fromkeys(proposed)
 
@@ -117,7 +119,9 @@ class Lane:
         buffers = message_buffers(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)
         try:
             association.send_buffers(buffers if crc32c is None else checked(buffers, dataset, crc32c))
+            reach("forward.sent")
             answer = association.read_message()
+            reach("forward.answered")
             if answer.field != C_STORE_RSP or answer.responded_to != self._message_id or answer.status is None:
                 raise PeerBroken("the answer is no C-STORE-RSP to what was sent")
         except (UpperError, Corrupt):

@@ -16,6 +16,7 @@ from prometheus_client import Counter, Histogram
 
 from relaypacs import log
 from relaypacs.errors import JobsError
+from relaypacs.failpoint import reach
 from relaypacs.model import Claim, Deferred, Delivered, Failed, Outcome, Settlement
 
 GATHER_SECONDS = 0.02
@@ -172,7 +173,9 @@ class Settler:
 
     def _write(self, work: _Work) -> None:
         if work.settlements:
+            reach("forward.unsettled")
             lost = len(work.settlements) - self._jobs.settle(work.settlements, time.time())
+            reach("forward.settled")
             with self._changed:
                 del self._settlements[: len(work.settlements)]
                 self._let_go([one.claim for one in work.settlements])

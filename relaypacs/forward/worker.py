@@ -13,6 +13,7 @@ from typing import Protocol
 from relaypacs import log
 from relaypacs.config.model import Destination
 from relaypacs.errors import JobsError
+from relaypacs.failpoint import reach
 from relaypacs.forward.batch import Batch
 from relaypacs.forward.sender import Sender, Trouble
 from relaypacs.forward.settle import Leases, Settler
@@ -102,6 +103,7 @@ class Worker:
                 told = True
                 self._stopping.wait(_JOBS_PAUSE_SECONDS)
             else:
+                reach("forward.claimed")
                 self._settler.hold(claims)
                 return claims
         return []

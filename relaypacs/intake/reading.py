@@ -19,6 +19,7 @@ from prometheus_client import Counter, Histogram
 
 from relaypacs import log
 from relaypacs.errors import JobsError, SegmentGone, SpoolCorrupt
+from relaypacs.failpoint import reach
 from relaypacs.intake.arrival import ArrivalReader, association_end
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival, AssociationEnd
@@ -220,6 +221,7 @@ class Intake:
             return [self._arrival_of(record, pin.view) for record in objects]
 
     def _commit(self, batch: _Batch) -> bool:
+        reach("intake.read")
         taken_in = self._with_jobs(
             lambda: self._jobs.take_in(
                 self._node, batch.arrivals, batch.ends, tuple(batch.checkpoints.values()), self._clock()
@@ -227,6 +229,7 @@ class Intake:
         )
         if taken_in is None:
             return False
+        reach("intake.committed")
         for what, count in (
             ("instance", taken_in.instances),
             ("duplicate", taken_in.duplicates),

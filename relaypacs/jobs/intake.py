@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from relaypacs.failpoint import reach
 from relaypacs.jobs.batch import Batch, Version
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import supersede
@@ -47,6 +48,7 @@ def take_in(
         batch.add(arrival)
     _write_associations(connection, arrivals, ends)
     _write_instances(connection, batch)
+    reach("jobs.mid-take-in")
     _write_deliveries(connection, batch)
     upsert(
         connection,
@@ -57,6 +59,7 @@ def take_in(
         ],
         add=_TALLIES,
     )
+    reach("jobs.checkpoint")
     upsert(
         connection,
         checkpoint,

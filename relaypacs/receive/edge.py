@@ -29,6 +29,7 @@ from relaypacs.dicom.pdu import (
     reject_pdu,
     whole_request,
 )
+from relaypacs.failpoint import reach
 from relaypacs.policy.admission import ASSOCIATION_LIMIT, NO_SPACE, Admitted, Rejected, admit
 from relaypacs.policy.aetitle import clean_ae_title
 from relaypacs.receive.room import Room
@@ -143,6 +144,7 @@ class Edge:
                     return
                 continue  # that connection is gone already
             sock.setblocking(False)
+            reach("edge.accepted")
             host = str(name[0])
             peer = f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
             deadline = time.monotonic() + self._room.receive.association_request_timeout_seconds
@@ -202,6 +204,7 @@ class Edge:
         received = waiting.received
         whole = whole_request(received, self._room.receive.max_association_request_bytes)
         if not whole:
+            reach("edge.mid-request")
             if self._waiting_bytes > _MAX_WAITING_BYTES:
                 raise PduError(AbortReason.NOT_SPECIFIED, "too many association requests are unfinished")
             return

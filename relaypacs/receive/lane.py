@@ -27,6 +27,7 @@ from relaypacs.dicom.command import (
 )
 from relaypacs.dicom.pdu import message_buffers
 from relaypacs.errors import SpoolError, SpoolFull
+from relaypacs.failpoint import reach
 from relaypacs.model import ObjectMeta
 from relaypacs.spool.append import Append
 from relaypacs.spool.writer import SpoolWriter
@@ -179,7 +180,9 @@ class Lane:
                 self._log_cut(sink)
                 return cut
         received_at = time.perf_counter()
+        reach("lane.last-pdv")
         size = self._commit(sink)
+        reach("lane.committed")
         try:
             self._answer(context_id, request, sink.answer or _UNEXPECTED, received_at)
         finally:
@@ -191,6 +194,7 @@ class Lane:
         response = encode_response(request, answer.status, answer.comment)
         buffers = list(message_buffers(context_id, response, None, self.peer_max_pdu_bytes))
         self._stream.send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
+        reach("lane.answered")
         RESPONSE_SECONDS.observe(time.perf_counter() - received_at)
         self._counted[answer.status].inc()
 

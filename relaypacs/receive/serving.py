@@ -27,6 +27,7 @@ from relaypacs.dicom.command import (
 )
 from relaypacs.dicom.pdu import AbortReason, PduError, abort_pdu, message_buffers
 from relaypacs.errors import RelayPacsError
+from relaypacs.failpoint import reach
 from relaypacs.policy.admission import Admitted
 from relaypacs.receive.lane import Lane
 from relaypacs.receive.room import (
@@ -114,6 +115,7 @@ class Serving:
             if not association.is_established:
                 self._not_established(association)
                 return
+            reach("serving.associated")
             end = self._serve(association)
         except Exception as error:  # a bug of ours: the peer gets an abort, the log a line, the process lives
             log.event(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from google_crc32c import extend
 
 from relaypacs.errors import SpoolError, SpoolFull
+from relaypacs.failpoint import reach
 from relaypacs.model import Committed
 from relaypacs.spool.format import PAGE, Begun, end_header, pad
 from relaypacs.spool.segment import Segment
@@ -103,6 +104,7 @@ class Append:
         try:
             segment.write(held, self._at)
             self._at += whole
+            reach("append.mid-dataset")
             if self.dataset_length >= self._next_look:
                 self._next_look = self.dataset_length + SPACE_EVERY_BYTES
                 self._writer.check_space()
@@ -129,6 +131,7 @@ class Append:
         else:
             first, last = header + self._first + filler, (segment.end_mark,)
         self._segment = None
+        reach("append.commit")
         try:
             segment.write(last, self._at)
         except OSError as problem:
@@ -139,6 +142,7 @@ class Append:
                 segment.sync(end + PAGE)
         except OSError as problem:
             raise self._writer.retire(segment, problem) from problem
+        reach("append.synced")
         return self._writer.committed(segment, end, chain)
 
     def abandon(self) -> None:

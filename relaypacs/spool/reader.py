@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from relaypacs.errors import SegmentGone, SpoolCorrupt
+from relaypacs.failpoint import reach
 from relaypacs.model import Checkpoint, Record
 from relaypacs.spool.disk import Disk
 from relaypacs.spool.recover import Ending, Scan, scan
@@ -220,6 +221,7 @@ class SpoolReader:
             try:
                 if self._recycle and not retired.exists() and self._fits(path):
                     self._disk.rename(path, self._folder / FREE / path.name)
+                    reach("reader.freed")
                     self._disk.sync_folder(self._folder / FREE)
                 else:
                     self._disk.unlink(path)

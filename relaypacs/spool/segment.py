@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from relaypacs.failpoint import reach
 from relaypacs.spool.disk import Disk
 from relaypacs.spool.format import PAGE, align, end_mark
 
@@ -79,6 +80,7 @@ class Segment:
 
     def sync(self, end: int) -> None:
         """Return when everything written is on the disk, up to byte `end` of a file that may have grown to there."""
+        reach("segment.before-sync")
         self._disk.sync(self._fd)
         if end > self.solid:
             # Asked while its journal is being aborted, ext4 may call new blocks durable; asked again it tells.
@@ -196,6 +198,7 @@ def _take_freed(disk: Disk, folder: Path, path: Path, segment_bytes: int) -> int
             elif disk.lock(fd):
                 # Whoever else opened this file before it was renamed away finds no such name now.
                 disk.rename(freed, path)
+                reach("segment.reused")
                 return fd
         except FileNotFoundError:
             pass

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from relaypacs.dicom.pdu import HEADER, HEADER_BYTES, AbortReason, PduError, PduWalker, Stop, check_other
+from relaypacs.failpoint import reach
 from relaypacs.upper.stream import PATIENCE_SECONDS, Stream
 
 
@@ -126,6 +127,7 @@ class Reader:
                     continue
             if self.has_bytes or walker.started or not walker.between_pdus:
                 deadline = deadline or time.monotonic() + self.pdu_timeout_seconds
+                reach("reader.mid-command")
                 self._fill(deadline - time.monotonic())
             else:
                 if stopping is not None and stopping():
@@ -156,6 +158,7 @@ class Reader:
                 found = []
             if why is Stop.FULL:
                 continue
+            reach("reader.mid-dataset")
             self._fill(self.pdu_timeout_seconds)
 
     def _read_other(self, deadline: float) -> Pdu:

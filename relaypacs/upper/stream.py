@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 
+from relaypacs.failpoint import reach
+
 PATIENCE_SECONDS = 1.0
 """How long a read blocks in the kernel before it is handed to `poll` with its exact deadline."""
 _GATHER = 512  # buffers per sendmsg, below IOV_MAX
@@ -107,6 +109,7 @@ class Stream:
                     group.append(buffer)
                     if len(group) == _GATHER:
                         self._send_group(group)
+                        reach("stream.mid-send")
                         group = []
                 if group:
                     self._send_group(group)

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "relaypacs"
 
 # From the bottom up. The rooms of one level don't know each other.
 LEVELS = [
-    {"model", "log"},
+    {"model", "log", "failpoint"},
     {"errors"},
     {"dicom"},
     {"policy", "config"},
@@ -30,12 +30,12 @@ LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
 # Options are checked by the policies that use them, and policies take options: still without a cycle of modules.
 FRIENDS = {("policy", "config"), ("config", "policy")}
 
-STANDARD_LIBRARY_ONLY = {"model", "errors", "log"}
+STANDARD_LIBRARY_ONLY = {"model", "errors", "log", "failpoint"}
 PURE = {"model", "errors", "dicom", "policy", "config"}
 IMPURE = {
     "socket", "ssl", "select", "selectors", "socketserver", "http", "urllib.request", "asyncio", "subprocess",
     "threading", "multiprocessing", "concurrent", "queue", "signal", "time", "logging", "random", "secrets", "sqlite3",
-    "prometheus_client", "relaypacs.log",
+    "prometheus_client", "relaypacs.log", "relaypacs.failpoint",
 }  # fmt: skip
 # Classes of errors are values: a policy may tell them apart.
 ERROR_CLASSES = {"socket.gaierror", "ssl.SSLError", "ssl.SSLCertVerificationError"}
@@ -208,6 +208,7 @@ def planted(tmp_path):
         ("config/load.py", "import threading"),
         ("config/load.py", "from relaypacs import log"),
         ("policy/retry.py", "from relaypacs.log import event"),
+        ("policy/retry.py", "from relaypacs.failpoint import reach"),
         ("policy/retry.py", "import random"),
         ("dicom/part10.py", "from pathlib import Path"),
         ("config/load.py", "from urllib.request import urlopen"),
