@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, text
 
 from relaypacs.errors import JobsError
+from relaypacs.failpoint import reach
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import delivery, dialect, intake, people, reports, upgrade
 from relaypacs.jobs import ledger as books
@@ -232,6 +233,8 @@ class JobStore:
         """A transaction that is alone from its first line and on disk when it ends."""
         with self._named_errors(), self._writer.begin() as connection:
             yield connection
+            reach("jobs.before-commit")
+        reach("jobs.after-commit")
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
