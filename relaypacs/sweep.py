@@ -17,6 +17,7 @@ from prometheus_client import Counter, Gauge
 
 from relaypacs import log
 from relaypacs.errors import JobsError, SegmentGone, StagingError
+from relaypacs.failpoint import reach
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Unstaged
 from relaypacs.spool.reader import SpoolReader
@@ -136,8 +137,11 @@ class Sweep:
                 self._jobs.forget_segment(self._node, generation)
                 self._intake.forgotten(generation)
         if keys:
+            reach("sweep.copied")
             self._staging.sync()
+            reach("sweep.synced")
             self._jobs.staged(keys, self._clock())
+            reach("sweep.staged")
             _STAGED.inc(len(keys))
         return len(found)
 
@@ -152,6 +156,7 @@ class Sweep:
                 # checkpoint would be taken in a second time.
                 and self._reader.free(generation)
             ):
+                reach("sweep.freed")
                 self._jobs.forget_segment(self._node, generation)
                 self._intake.forgotten(generation)
                 _FREED.inc()
@@ -164,8 +169,10 @@ class Sweep:
             return 0
         rows = self._jobs.purgeable(self._node, settled_before=self._clock() - self._keep_seconds, limit=BATCH)
         for _, key in rows:
+            reach("sweep.purging")
             self._staging.delete(key)
         if rows:
+            reach("sweep.purged")
             self._jobs.purged([instance_id for instance_id, _ in rows])
             _PURGED.inc(len(rows))
         return len(rows)
