@@ -6,9 +6,12 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.filereader import read_dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from tests.peers import dcmtk, stock
@@ -91,6 +94,42 @@ def test_gdcm(receiver: Receiver, tmp_path: Path) -> None:
     assert {end["outcome"] for end in receiver.ends()} == {"released"}
     stored = {one.record.meta.sop_instance_uid: one.dataset for one in receiver.objects()}
     assert set(stored) == {read_sample(path).sop_instance_uid for path in paths}
+
+
+@pytest.mark.skipif(shutil.which("odil") is None, reason="odil is not installed")
+def test_odil(receiver: Receiver, tmp_path: Path) -> None:
+    paths = write_ct_series(tmp_path / "ct", 3)
+    names = ["127.0.0.1", str(receiver.port), "ODIL", "RELAYPACS"]
+    assert subprocess.run(["odil", "echo", *names], timeout=60).returncode == 0
+    assert subprocess.run(["odil", "store", *names, *map(str, paths)], timeout=60).returncode == 0
+    receiver.wait_line("association-ended", 2)
+    check_values(receiver, paths)
+
+
+@pytest.mark.skipif(shutil.which("send_image") is None, reason="ctn is not installed")
+def test_ctn(receiver: Receiver, tmp_path: Path) -> None:
+    """The Central Test Node of RSNA's first demonstrations: it proposes Implicit VR Little Endian alone."""
+    paths = write_ct_series(tmp_path / "ct", 3)
+    names = ["-a", "CTN", "-c", "RELAYPACS"]
+    place = ["127.0.0.1", str(receiver.port)]
+    for command in (["dicom_echo", *names, *place], ["send_image", "-q", *names, *place, *map(str, paths)]):
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+    receiver.wait_line("association-ended", 2)
+    check_values(receiver, paths)
+
+
+def check_values(receiver: Receiver, paths: list[Path]) -> None:
+    """Every file arrived with its values; the sender encodes datasets anew, so bytes differ."""
+    stored = {one.record.meta.sop_instance_uid: one for one in receiver.objects()}
+    assert len(stored) == len(paths)
+    for path in paths:
+        sent = pydicom.dcmread(path)
+        one = stored[sent.SOPInstanceUID]
+        implicit = one.record.meta.transfer_syntax_uid == IMPLICIT
+        received = read_dataset(BytesIO(one.dataset), implicit, True)
+        assert received.PixelData == sent.PixelData
+        assert received.StudyInstanceUID == sent.StudyInstanceUID
 
 
 def run_gdcm(command: list[str]) -> str:
