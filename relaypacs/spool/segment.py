@@ -170,7 +170,7 @@ def open_segment(disk: Disk, folder: Path, *, recycle: bool, segment_bytes: int,
             disk.sync_folder(folder / SEGMENTS)
         segment.write((segment.end_mark,), 0)
         if recycled and durable:
-            segment.sync(disk.size(fd))
+            segment.sync(disk.size(fd) & -PAGE)
     except OSError:
         disk.close(fd)
         raise
