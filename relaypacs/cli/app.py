@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from relaypacs import __version__
-from relaypacs.cli import say
+from relaypacs.cli import say, verb_commands
 from relaypacs.errors import ConfigError, RelayPacsError
 
 app = typer.Typer(
@@ -197,28 +197,6 @@ def trace(
 
 
 @app.command()
-def resend(
-    context: typer.Context,
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
-    to: Annotated[str, typer.Option("--to", metavar="DEST", help="Name of a [[destination]].")],
-    config: ConfigOption = None,
-) -> None:
-    """Queue a study for a destination again, as far as its bytes are still kept."""
-    from relaypacs.cli import settings
-
-    loaded = settings.load(config or context.obj)
-    destination = settings.destination_named(loaded, to)
-    with settings.jobs_of(loaded) as store:
-        from relaypacs.cli import jobs
-
-        code = jobs.resend(store, study, destination.name)
-    from relaypacs.wake.hints import poke
-
-    poke(loaded.hint_socket)  # a node that runs here looks at once; any other within a minute
-    raise typer.Exit(code)
-
-
-@app.command()
 def ledger(
     context: typer.Context,
     association: Annotated[str | None, typer.Option(metavar="ID", help="Only what came over this association.")] = None,
@@ -251,3 +229,6 @@ def db_migrate(context: typer.Context, config: ConfigOption = None) -> None:
     finally:
         store.close()
     say.tell("The job table has this version's schema.")
+
+
+verb_commands.add_to(app)

@@ -1,4 +1,4 @@
-"""What people ask the job table: `queue`, `trace`, `resend`, `ledger`. Each returns its exit code."""
+"""What people ask the job table: `queue`, `trace`, `ledger`. Each returns its exit code."""
 
 from __future__ import annotations
 
@@ -71,23 +71,6 @@ def _as_json(row: TraceRow) -> dict[str, object]:
         for delivery in row.deliveries
     ]
     return document
-
-
-def resend(store: JobStore, study_instance_uid: str, destination: str) -> int:
-    """Queue a study for a destination again; 1 if nothing is on its way afterwards."""
-    done = store.resend(study_instance_uid, destination, time.time())
-    if not done.queued + done.already_live + done.no_bytes:
-        say.tell("No such study was received; `relaypacs trace` finds its UID by accession number or patient ID.")
-        return 1
-    if done.already_live:
-        say.tell(f"{say.counted(done.already_live, 'instance')} already on the way there; nothing added for them.")
-    if done.no_bytes:
-        say.tell(
-            f"{say.counted(done.no_bytes, 'instance')} no longer kept here ([staging] keep); "
-            "send them from the modality or the PACS that has them."
-        )
-    say.out(f"{say.counted(done.queued, 'instance')} queued for {destination}.")
-    return 0 if done.queued + done.already_live else 1
 
 
 def ledger(store: JobStore, *, association: str | None, study: str | None, as_json: bool) -> int:

@@ -78,5 +78,9 @@ def iso(time: float | None) -> str | None:
 
 
 def counted(number: int, what: str) -> str:
-    """`1 instance`, `2 instances`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('s') else 's'}"
+    """`1 instance`, `2 instances`, `2 deliveries`."""
+    if number == 1:
+        return f"1 {what}"
+    if what.endswith("y"):
+        return f"{number} {what[:-1]}ies"
+    return f"{number} {what}{'es' if what.endswith('s') else 's'}"

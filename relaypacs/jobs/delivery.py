@@ -106,6 +106,11 @@ def _wake(connection: Connection, destination: str, now: float) -> None:
         connection.execute(update(delivery).where(delivery.c.id.in_(ids)).values(ready=True, due_at=None))
 
 
+def hasten() -> Update:
+    """An UPDATE of every deferred delivery (restrict it) that makes it ready now."""
+    return update(delivery).where(state_in([State.DEFERRED]), TIMED).values(ready=True, due_at=None)
+
+
 def next_due(connection: Connection, destination: str, *, node: str | None, now: float) -> float | None:
     """When something can next be claimed: `now` if it can already, else a time in seconds; None if nothing waits."""
     here = (delivery.c.destination == destination,) + ((delivery.c.home == node,) if node is not None else ())

@@ -24,6 +24,8 @@ class Change(StrEnum):
     DELIVER = "deliver"
     DEFER = "defer"
     FAIL = "fail"
+    HOLD = "hold"
+    """A person stops it before it goes."""
     RELEASE = "release"
     """A person lets a held one go."""
     DISCARD = "discard"
@@ -39,6 +41,7 @@ TRANSITIONS: Mapping[Change, tuple[frozenset[State], State]] = {
     Change.DELIVER: (frozenset({State.ACTIVE}), State.DELIVERED),
     Change.DEFER: (frozenset({State.ACTIVE}), State.DEFERRED),
     Change.FAIL: (frozenset({State.ACTIVE}), State.FAILED),
+    Change.HOLD: (frozenset({State.QUEUED, State.DEFERRED}), State.HELD),
     Change.RELEASE: (frozenset({State.HELD}), State.QUEUED),
     Change.DISCARD: (frozenset({State.QUEUED, State.DEFERRED, State.HELD, State.FAILED}), State.DISCARDED),
     Change.SUPERSEDE: (frozenset({State.FAILED}), State.DISCARDED),
@@ -56,3 +59,25 @@ LIVE_STATES: frozenset[State] = PENDING_STATES | {State.HELD}
 
 OWED_STATES: frozenset[State] = LIVE_STATES | {State.FAILED}
 """The instance's bytes must not go: it is still to be delivered, or a person has to decide."""
+
+
+class Verb(StrEnum):
+    """What a person asks for deliveries that they name by destination, study, caller, state or age."""
+
+    HOLD = "hold"
+    RELEASE = "release"
+    RETRY = "retry"
+    """Deferred ones are tried now, dead letters are queued anew."""
+    DISCARD = "discard"
+    RESEND = "resend"
+    """Instances, whatever became of their deliveries, are queued anew."""
+
+
+SELECTS: Mapping[Verb, frozenset[State]] = {
+    Verb.HOLD: TRANSITIONS[Change.HOLD][0],
+    Verb.RELEASE: TRANSITIONS[Change.RELEASE][0],
+    Verb.RETRY: frozenset({State.DEFERRED}) | TRANSITIONS[Change.SUPERSEDE][0],
+    Verb.DISCARD: TRANSITIONS[Change.DISCARD][0],
+    Verb.RESEND: frozenset({State.DELIVERED, State.FAILED, State.DISCARDED}),
+}
+"""The states of the deliveries a verb concerns; of an instance sent again, the state its latest delivery may be in."""

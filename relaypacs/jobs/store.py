@@ -18,8 +18,21 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import delivery, dialect, intake, people, reports, upgrade
 from relaypacs.jobs import ledger as books
+from relaypacs.jobs.states import Verb
 from relaypacs.jobs.text import storable
-from relaypacs.jobs.values import Arrival, AssociationEnd, Counts, Ledger, QueueRow, Resent, TakenIn, TraceRow, Unstaged
+from relaypacs.jobs.values import (
+    Acted,
+    Arrival,
+    AssociationEnd,
+    Counts,
+    Found,
+    Ledger,
+    QueueRow,
+    Selection,
+    TakenIn,
+    TraceRow,
+    Unstaged,
+)
 from relaypacs.model import Checkpoint, Claim, Settlement
 
 
@@ -198,20 +211,18 @@ class JobStore:
         with self._reading() as connection:
             return reports.trace(connection, storable(term), limit)
 
-    def resend(self, study_instance_uid: str, destination: str, now: float) -> Resent:
-        """Queue the study for the destination again, but for instances that are on their way or have no bytes left."""
-        with self._writing() as connection:
-            return people.resend(connection, storable(study_instance_uid), destination, now)
+    def find(self, verb: Verb, which: Selection) -> Found:
+        """What `verb` would concern, for `act`; ids only, whatever their number."""
+        with self._reading() as connection:
+            return people.find(connection, verb, which)
 
-    def release(self, study_instance_uid: str, destination: str, now: float) -> int:
-        """Let the study's held deliveries to the destination go; returns how many."""
-        with self._writing() as connection:
-            return people.release(connection, storable(study_instance_uid), destination, now)
+    def act(self, verb: Verb, ids: Sequence[int], which: Selection, now: float, *, by: str = "") -> Acted:
+        """Do what `verb` says to those of `ids` (some of what was found) that it still concerns.
 
-    def discard(self, study_instance_uid: str, destination: str, now: float) -> int:
-        """Give up the study's deliveries to the destination that are not on their way; returns how many."""
+        Leaves an audit line. One transaction, so give it a few hundred at a time. `by` is who asked.
+        """
         with self._writing() as connection:
-            return people.discard(connection, storable(study_instance_uid), destination, now)
+            return people.act(connection, verb, ids, which, now, by=by)
 
     def ledger(self, *, association: str | None = None, study: str | None = None) -> Ledger:
         """Received and routed against what there is: in total, of one association, of one study, or of both."""

@@ -5,7 +5,7 @@ Frozen, without behaviour. Times are seconds since the epoch, UTC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relaypacs.model import ObjectRecord, Route, Routed, RoutingKeys, State
@@ -132,12 +132,42 @@ class TraceRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Resent:
-    """What re-sending a study did, in instances."""
+class Selection:
+    """What a person's verb is about: everything that every given part fits. An empty study fits nothing."""
 
-    queued: int
-    already_live: int
-    no_bytes: int
+    destination: str | None = None
+    study: str | None = None
+    calling_ae: str | None = None
+    states: frozenset[State] = frozenset()
+    """Empty: every state the verb concerns."""
+    before: float | None = None
+    """Queued (of instances sent again: received) before this time, seconds since the epoch."""
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a selection fits: ids of deliveries (of instances, where they are sent again), oldest first."""
+
+    ids: Sequence[int]
+    counts: Mapping[tuple[str, State], int]
+    """Deliveries by destination and state; nothing where instances are sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """What a verb did: to deliveries, or to instances where they are queued anew."""
+
+    changed: int = 0
+    already_live: int = 0
+    """On their way to the destination already: left as they are."""
+    no_bytes: int = 0
+    """Whose bytes are no longer kept."""
+
+    def __add__(self, other: Acted) -> Acted:
+        return Acted(
+            self.changed + other.changed, self.already_live + other.already_live, self.no_bytes + other.no_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)

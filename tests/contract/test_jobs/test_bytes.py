@@ -8,7 +8,7 @@ from sqlalchemy import create_engine
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs.store import JobStore
 from relaypacs.model import Deferred, Outcome, Routed, Scope
-from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, settled
+from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, discarded, resent, settled
 
 
 def settle_all(store: JobStore, outcome: Outcome, now: float = 200.0, retry_at: float | None = None) -> None:
@@ -62,7 +62,7 @@ def test_what_is_owed_stays_and_what_is_kept_is_staged(store: JobStore, fate: st
     elif fate == "delivered":
         settle_all(store, SENT)
     elif fate == "discarded":
-        store.discard("1.2.3", "pacs", 2.0)
+        discarded(store, "1.2.3", "pacs", 2.0)
     assert bool(to_stage(store, keep=False)) is owed
     hot = {one.generation for one in store.to_stage(NODE, received_before=1e9, keep=True, limit=9)}
     assert ("g1" in hot) is kept
@@ -110,8 +110,8 @@ def test_a_segment_said_to_be_unneeded_is_counted_on_by_nobody(store: JobStore) 
     store.take_in(NODE, [arrival(generation="g1")], [], [], 1.0)
     settle_all(store, SENT)
     assert store.segment_needed(NODE, "g1", keep=False) is False
-    resent = store.resend("1.2.3", "pacs", 250.0)
-    assert (resent.queued, resent.no_bytes) == (0, 1)
+    again = resent(store, "1.2.3", "pacs", 250.0)
+    assert (again.changed, again.no_bytes) == (0, 1)
     store.take_in(NODE, [arrival(generation="g2")], [], [], 251.0)
     store.forget_segment(NODE, "g1")
     (claim,) = store.claim("pacs", node=NODE, limit=1, lease_seconds=60, now=252.0)
@@ -134,7 +134,7 @@ def test_only_settled_and_staged_long_enough_is_purged(store: JobStore) -> None:
     store.settle(settled([batch["owed"]], REFUSED), 400.0)
     store.settle(settled([batch["recent"]]), 600.0)
     store.give_back([batch["dropped"]])
-    store.discard("dropped", "pacs", 400.0)
+    discarded(store, "dropped", "pacs", 400.0)
     assert purgeable(store, before=300.0) == []
     assert purgeable(store, before=500.0) == [(1, "key-1"), (4, "key-4")]
     assert [row.staged for uid in uids for row in store.trace(uid)] == [False, True, True, False]
@@ -159,7 +159,7 @@ def test_bytes_being_purged_count_as_gone_and_nothing_is_staged_in_their_place(s
     store.segment_needed(NODE, "g1", keep=True)
     settle_all(store, SENT)
     assert purgeable(store) == [(1, "key-1")]
-    assert store.resend("1.2.3", "pacs", 500.0).no_bytes == 1
+    assert resent(store, "1.2.3", "pacs", 500.0).no_bytes == 1
     store.take_in(NODE, [arrival(generation="g2")], [], [], 501.0)
     assert to_stage(store) == []  # its key is the one being deleted
     assert store.segment_needed(NODE, "g2", keep=False) is True

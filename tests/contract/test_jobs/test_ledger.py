@@ -7,7 +7,7 @@ import pytest
 from relaypacs.jobs.store import JobStore
 from relaypacs.model import Deferred, Routed, Scope, Settlement
 from tests.contract.test_jobs.conftest import Sql
-from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, end, settled
+from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, discarded, end, settled
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def busy(store: JobStore) -> JobStore:
         4.0,
     )
     store.take_in(NODE, [arrival("a.0", study="a", association="two")], [end("two", objects=6)], [], 5.0)
-    store.discard("a", "cloud", 6.0)
+    discarded(store, "a", "cloud", 6.0)
     return store
 
 

@@ -9,10 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from relaypacs.jobs.states import LIVE_STATES, PENDING_STATES
+from relaypacs.jobs.states import LIVE_STATES, PENDING_STATES, Verb
 from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Selection
 from relaypacs.model import Claim, Deferred, Delivered, Failed, Outcome, Scope, Settlement, State
-from tests.unit.jobs.made import NODE, arrival
+from tests.unit.jobs.made import NODE, arrival, asked, discarded, resent
 
 LEASE_SECONDS = 10.0
 UIDS = ("1.1", "1.2", "1.3")
@@ -133,8 +134,8 @@ class Deliveries(RuleBasedStateMachine):
     def resend(self) -> None:
         known = {one.uid for one in self.deliveries}
         over = [uid for uid in known if not any(one.state in LIVE_STATES for one in self.of(uid))]
-        resent = self.store.resend("1.2.3", "pacs", self.now)
-        assert (resent.queued, resent.already_live) == (len(over), len(known) - len(over))
+        again = resent(self.store, "1.2.3", "pacs", self.now)
+        assert (again.changed, again.already_live) == (len(over), len(known) - len(over))
         # Queued in the order their instances were received.
         for row in self.store.trace("1.2.3"):
             if row.sop_instance_uid in over:
@@ -142,13 +143,42 @@ class Deliveries(RuleBasedStateMachine):
 
     @rule()
     def discard(self) -> None:
-        changed = self.store.discard("1.2.3", "pacs", self.now)
+        changed = discarded(self.store, "1.2.3", "pacs", self.now)
         given_up = [
             one for one in self.deliveries if one.state in (State.QUEUED, State.DEFERRED, State.HELD, State.FAILED)
         ]
         assert changed == len(given_up)
         for one in given_up:
             one.state = State.DISCARDED
+
+    @rule()
+    def hold(self) -> None:
+        changed = asked(self.store, Verb.HOLD, Selection(), self.now).changed
+        stopped = [one for one in self.deliveries if one.state in (State.QUEUED, State.DEFERRED)]
+        assert changed == len(stopped)
+        for one in stopped:
+            one.state = State.HELD
+
+    @rule()
+    def release(self) -> None:
+        changed = asked(self.store, Verb.RELEASE, Selection(states=frozenset({State.HELD})), self.now).changed
+        held = [one for one in self.deliveries if one.state is State.HELD]
+        assert changed == len(held)
+        for one in held:
+            one.state = State.QUEUED
+
+    @rule()
+    def retry(self) -> None:
+        acted = asked(self.store, Verb.RETRY, Selection(destination="pacs"), self.now)
+        waiting = [one for one in self.deliveries if one.state is State.DEFERRED and one.due_at > self.now]
+        dead = [one for one in self.deliveries if one.state is State.FAILED]
+        # One whose time has come may have been made ready already.
+        assert len(waiting) + len(dead) <= acted.changed
+        for one in self.deliveries:
+            if one.state is State.DEFERRED:
+                one.due_at = min(one.due_at, self.now)
+        for one in dead:
+            self.add(one.uid)
 
     @invariant()
     def the_rows_are_the_models(self) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from relaypacs.jobs.values import Arrival, AssociationEnd
+from relaypacs.jobs.states import Verb
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Acted, Arrival, AssociationEnd, Selection
 from relaypacs.model import (
     Claim,
     Committed,
@@ -113,3 +115,23 @@ def settled(
 ) -> list[Settlement]:
     """All `claims` ended with `outcome`."""
     return [Settlement(claim, outcome, at - 1.0, at, retry_at) for claim in claims]
+
+
+def asked(store: JobStore, verb: Verb, which: Selection, now: float) -> Acted:
+    """Do what `verb` says to all that `which` fits, as the command does."""
+    return store.act(verb, store.find(verb, which).ids, which, now)
+
+
+def resent(store: JobStore, study: str, destination: str, now: float) -> Acted:
+    """Send a study to a destination again."""
+    return asked(store, Verb.RESEND, Selection(destination, study), now)
+
+
+def discarded(store: JobStore, study: str, destination: str, now: float) -> int:
+    """Give a study's deliveries to a destination up; returns how many."""
+    return asked(store, Verb.DISCARD, Selection(destination, study), now).changed
+
+
+def released(store: JobStore, study: str, destination: str, now: float) -> int:
+    """Let a study's held deliveries to a destination go; returns how many."""
+    return asked(store, Verb.RELEASE, Selection(destination, study), now).changed

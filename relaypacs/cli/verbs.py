@@ -1,0 +1,183 @@
+"""`hold`, `release`, `retry`, `discard`, `resend`: what people do to deliveries. Counts first, asks, then acts.
+
+Each works on a selection (destination, study, caller, state, age) in pieces of bounded size, so that a node that runs
+beside it is never kept waiting. What changed between the count and the act is left as it is. Wrong usage is a
+ConfigError with a sentence.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from relaypacs.cli import say
+from relaypacs.errors import ConfigError
+from relaypacs.jobs.chunks import chunks
+from relaypacs.jobs.states import SELECTS, Verb
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Acted, Found, Selection
+from relaypacs.model import State
+
+PIECE = 500
+"""Deliveries changed in one transaction."""
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_AGE = re.compile(r"([0-9]{1,6})([smhd])")
+_DONE = {
+    Verb.HOLD: "held",
+    Verb.RELEASE: "released",
+    Verb.RETRY: "tried again",
+    Verb.DISCARD: "discarded",
+    Verb.RESEND: "queued",
+}
+
+
+def selection(
+    verb: Verb,
+    *,
+    destination: str | None,
+    study: str | None,
+    calling_ae: str | None,
+    states: Sequence[str],
+    older_than: str | None,
+    newer_than: str | None,
+    everything: bool,
+    now: float,
+) -> Selection:
+    """What the options name. ConfigError if they name nothing in particular, or what the verb does not concern.
+
+    `older_than` and `newer_than` are ages as `30m`, counted back from `now`. A resend always has a destination, so
+    that does not make it particular.
+    """
+    concerned = SELECTS[verb]
+    if wrong := [one for one in states if one not in concerned]:
+        raise ConfigError([f"`{verb}` concerns {_listed(concerned)} deliveries, not {', '.join(wrong)}"])
+    named = [None if verb is Verb.RESEND else destination, study, calling_ae, older_than, newer_than]
+    if everything == (any(one is not None for one in named) or bool(states)):
+        raise ConfigError(
+            [
+                "--all goes with no other choice of deliveries"
+                if everything
+                else f"say what to {verb}: --study, --caller, --state, --older-than, --newer-than"
+                + ("" if verb is Verb.RESEND else ", --to")
+                + ", or --all"
+            ]
+        )
+    return Selection(
+        destination=destination,
+        study=study,
+        calling_ae=calling_ae,
+        states=frozenset(State(one) for one in states),
+        before=None if older_than is None else now - age_seconds(older_than),
+        after=None if newer_than is None else now - age_seconds(newer_than),
+    )
+
+
+def age_seconds(text: str) -> int:
+    """`90s`, `30m`, `2h`, `7d` in seconds. ConfigError if it is none."""
+    match = _AGE.fullmatch(text)
+    if not match:
+        raise ConfigError([f"{say.printable(text)!r} is no age; write a number with s, m, h or d, such as 30m"])
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+def act(
+    store: JobStore,
+    verb: Verb,
+    which: Selection,
+    *,
+    dry_run: bool,
+    confirmed: bool,
+    as_json: bool,
+    poke: Callable[[], None],
+) -> int:
+    """Count what `which` fits, ask unless `confirmed`, do it, and wake the node. Returns 1 if nothing comes of it.
+
+    ConfigError if it has to be asked and nobody is at the terminal.
+    """
+    found = store.find(verb, which)
+    if not as_json:
+        _show(verb, which, found)
+    if dry_run or not found.ids:
+        if as_json:
+            say.out_json(_document(verb, found, None))
+        return 0 if found.ids else 1
+    if not confirmed and not _asked(verb, len(found.ids)):
+        say.tell("Nothing was changed.")
+        return 1
+    done = Acted()
+    who = _who()
+    try:
+        for some in chunks(found.ids, PIECE):
+            done += store.act(verb, some, which, time.time(), by=who)
+    finally:
+        poke()  # also when it ended half-way: what was done was done
+    if as_json:
+        say.out_json(_document(verb, found, done))
+    else:
+        _tell(verb, which, done)
+    return 0 if done.changed or done.already_live else 1
+
+
+def _show(verb: Verb, which: Selection, found: Found) -> None:
+    if not found.ids and verb is Verb.RESEND and which.study is not None:
+        say.tell("No such study was received; `relaypacs trace` finds its UID by accession number or patient ID.")
+    elif not found.ids:
+        say.tell(f"Nothing to {verb}.")
+    elif verb is not Verb.RESEND:
+        rows = sorted(found.counts.items())
+        say.out_table(
+            ["destination", "state", "deliveries"], [[name, state, str(count)] for (name, state), count in rows]
+        )
+
+
+def _asked(verb: Verb, count: int) -> bool:
+    what = say.counted(count, "instance" if verb is Verb.RESEND else "delivery")
+    if not sys.stdin.isatty():
+        raise ConfigError([f"this would {verb} {what}; say --yes to do it, or --dry-run to only count"])
+    sys.stderr.write(f"{verb.capitalize()} {what}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _tell(verb: Verb, which: Selection, done: Acted) -> None:
+    if done.already_live:
+        say.tell(f"{say.counted(done.already_live, 'instance')} already on the way there; nothing added for them.")
+    if done.no_bytes:
+        say.tell(
+            f"{say.counted(done.no_bytes, 'instance')} no longer kept here ([staging] keep); "
+            "send them from the modality or the PACS that has them."
+        )
+    if verb is Verb.RESEND:
+        say.out(f"{say.counted(done.changed, 'instance')} {_DONE[verb]} for {which.destination}.")
+    else:
+        say.out(f"{say.counted(done.changed, 'delivery')} {_DONE[verb]}.")
+
+
+def _document(verb: Verb, found: Found, done: Acted | None) -> dict[str, object]:
+    return {
+        "verb": verb.value,
+        "found": len(found.ids),
+        "deliveries": [
+            {"destination": name, "state": state.value, "count": count}
+            for (name, state), count in sorted(found.counts.items())
+        ],
+        "changed": done.changed if done else 0,
+        "already_live": done.already_live if done else 0,
+        "no_bytes": done.no_bytes if done else 0,
+        "dry_run": done is None,
+    }
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in a container
+        return ""
+
+
+def _listed(states: frozenset[State]) -> str:
+    names = sorted(states)
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
