@@ -2,7 +2,9 @@
 
 One thread of the relay process. It may be late but never wrong: a segment is freed only when its rows are committed
 and every instance in it is staged or settled with nothing to keep; a staged file is deleted only when every delivery
-of it is settled. With the job table or staging down it waits, and the spool grows to its mark.
+of it is settled. With the job table or staging down it waits, and the spool grows to its mark. On a disk that fills up,
+what is only kept goes first, so that reception goes on; and staging leaves what the job table needs, so that delivery
+goes on and the disk empties itself.
 """
 
 from __future__ import annotations
@@ -70,17 +72,23 @@ class Sweep:
         hash_key: bytes,
         hot_seconds: float,
         keep_seconds: float | None,
+        min_free_bytes: int,
         date: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`nudged` is set by anyone after rows or deliveries changed.
 
-        `keep_seconds`: how long settled instances stay staged (None: for ever); `date`: `study` or `received`.
+        `keep_seconds`: how long settled instances stay staged (None: for ever); `min_free_bytes`: the spool's mark;
+        `date`: `study` or `received`.
         """
         self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
         self._hash_key, self._hot_seconds, self._keep_seconds, self._date = hash_key, hot_seconds, keep_seconds, date
+        # The spool stops at its mark, and staging at half of it: the rest is for rows. A little above it, room is made.
+        self._leave_free_bytes, self._short_bytes = min_free_bytes // 2, min_free_bytes + min_free_bytes // 4
         self._clock = clock
         self._nudged = nudged
+        self._short = False
+        self._moved = 0
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -100,7 +108,8 @@ class Sweep:
                     log.event(log.ERROR, "sweep-trouble", f"Staging or freeing failed, tried again: {problem}")
                 failing = True
                 _TROUBLE.set(1)
-                self._stopped.wait(RETRY_SECONDS)
+                # A few that can't be copied slow the others down no more than they must.
+                self._stopped.wait(0.0 if self._moved >= BATCH // 2 else RETRY_SECONDS)
                 continue
             if failing:
                 log.event(log.INFO, "sweep-recovered", "Staging and freeing work again.")
@@ -109,30 +118,45 @@ class Sweep:
             if left:
                 continue
             # Whatever was nudged is not cold before the hot time is over, and is then looked at once.
-            if self._nudged.wait(IDLE_SECONDS) and not self._stopped.is_set():
+            if self._nudged.wait(RETRY_SECONDS if self._short else IDLE_SECONDS) and not self._stopped.is_set():
                 self._stopped.wait(self._hot_seconds + 0.05)
 
     def step(self) -> bool:
-        """Do one bounded round of everything. True when there was more than one round's worth."""
-        staged = self.stage(self._clock() - self._hot_seconds)
-        self.free()
-        purged = self.purge()
+        """Do one bounded round of everything. True when there was more than one round's worth.
+
+        Purging and freeing make room, so they don't wait for staging to work. The first StagingError or OSError is
+        raised when all was tried, a JobsError at once.
+        """
+        self._moved = 0
+        self._look_at_room()
+        done: list[int] = []
+        problems: list[Exception] = []
+        for deed in (self.purge, lambda: self.stage(self._clock() - self._hot_seconds), self.free):
+            try:
+                done.append(deed())
+            except (StagingError, OSError) as problem:
+                problems.append(problem)
+        if problems:
+            raise problems[0]
+        purged, staged, _ = done
         return staged >= BATCH or purged >= BATCH
 
     def stage(self, received_before: float) -> int:
-        """Copy instances received before that time (seconds) into staging, durable as one. Returns how many."""
-        found = self._jobs.to_stage(
-            self._node, received_before=received_before, keep=self._keep_seconds != 0.0, limit=BATCH
-        )
+        """Copy instances received before that time (seconds) into staging, durable as one. Returns how many.
+
+        One that can't be copied holds up none of the others; the first such failure is raised when they are staged.
+        """
+        found = self._jobs.to_stage(self._node, received_before=received_before, keep=self._keeps(), limit=BATCH)
         keys: list[tuple[int, str]] = []
+        problems: list[Exception] = []
         for generation, group in groupby(sorted(found, key=lambda row: row.generation), key=lambda row: row.generation):
             try:
                 with self._reader.pin(generation) as pin:
                     for row in group:
-                        key = self._key(row)
-                        self._staging.put(key, pin.fileno(), row.file_offset, row.file_length)
-                        keys.append((row.instance_id, key))
-                        _STAGED_BYTES.inc(row.file_length)
+                        try:
+                            keys.append((row.instance_id, self._put(row, pin.fileno())))
+                        except (StagingError, OSError) as problem:
+                            problems.append(problem)
             except SegmentGone:
                 self._jobs.forget_segment(self._node, generation)
                 self._intake.forgotten(generation)
@@ -143,7 +167,31 @@ class Sweep:
             self._jobs.staged(keys, self._clock())
             reach("sweep.staged")
             _STAGED.inc(len(keys))
+            self._moved = len(keys)
+        if problems:
+            raise problems[0]
         return len(found)
+
+    def _keeps(self) -> bool:
+        """Whether what is settled is kept now: what is kept for ever always, the rest while there is room."""
+        return self._keep_seconds is None or (self._keep_seconds > 0.0 and not self._short)
+
+    def _look_at_room(self) -> None:
+        short = self._keep_seconds is not None and self._staging.free_bytes() < self._short_bytes
+        if short and not self._short:
+            log.event(log.WARNING, "disk-short", "Settled instances are no longer kept: the disk is almost full.")
+        elif self._short and not short:
+            log.event(log.INFO, "disk-roomy", "There is room again to keep settled instances.")
+        self._short = short
+
+    def _put(self, row: Unstaged, segment: int) -> str:
+        """Copy one instance and return its key. StagingError."""
+        if self._staging.free_bytes() - row.file_length < self._leave_free_bytes:
+            raise StagingError(f"staging: {self._leave_free_bytes} bytes of the disk are left free for the job table")
+        key = self._key(row)
+        self._staging.put(key, segment, row.file_offset, row.file_length)
+        _STAGED_BYTES.inc(row.file_length)
+        return key
 
     def free(self) -> int:
         """Free every segment that nothing needs any more (the reader quarantines damaged ones). Returns how many."""
@@ -151,7 +199,7 @@ class Sweep:
         for generation in self._reader.generations():
             if (
                 self._intake.finished(generation)
-                and not self._jobs.segment_needed(self._node, generation, self._keep_seconds != 0.0)
+                and not self._jobs.segment_needed(self._node, generation, self._keeps())
                 # The file goes first: a checkpoint without a file is forgotten at start, a file without a
                 # checkpoint would be taken in a second time.
                 and self._reader.free(generation)
@@ -164,10 +212,12 @@ class Sweep:
         return freed
 
     def purge(self) -> int:
-        """Delete staged files that were settled longer ago than `keep`. Returns how many."""
+        """Delete staged files that were settled longer ago than `keep`, or are only kept on a disk that is short of
+        room. Returns how many."""
         if self._keep_seconds is None:
             return 0
-        rows = self._jobs.purgeable(self._node, settled_before=self._clock() - self._keep_seconds, limit=BATCH)
+        keep_seconds = self._keep_seconds if self._keeps() else 0.0
+        rows = self._jobs.purgeable(self._node, settled_before=self._clock() - keep_seconds, limit=BATCH)
         for _, key in rows:
             reach("sweep.purging")
             self._staging.delete(key)

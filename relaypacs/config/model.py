@@ -168,7 +168,7 @@ class Staging(Section):
     dir: Folder | None = Field(None, description="Folder of the staged files. Default: <state_dir>/staging.")
     keep: Keep = Field(
         "7d",
-        description="How long a delivered instance stays: `none`, days as `7d`, or `forever`. What is owed always stays.",
+        description="How long a delivered instance stays: `none`, days as `7d` (fewer when the disk is almost full), or `forever`. What is owed always stays.",
     )
     hot_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         2.0, description="Time an instance is delivered straight from the spool before it is staged, in seconds."

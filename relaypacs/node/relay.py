@@ -71,6 +71,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         hash_key=hash_key,
         hot_seconds=config.staging.hot_seconds,
         keep_seconds=config.keep_seconds,
+        min_free_bytes=config.spool.min_free_bytes,
         date=config.staging.date,
     )
     forwarder = Forwarder(

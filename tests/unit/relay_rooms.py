@@ -116,7 +116,10 @@ class Rooms:
             on_poke=self.poked.set,
             clock=self.clock,
         )
-        self.sweep = Sweep(
+        self.sweep = self.new_sweep()
+
+    def new_sweep(self, *, min_free_bytes: int = 0) -> Sweep:
+        return Sweep(
             node=NODE,
             reader=self.reader,
             jobs=self.jobs,
@@ -126,6 +129,7 @@ class Rooms:
             hash_key=b"key",
             hot_seconds=2.0,
             keep_seconds=self.keep_seconds,
+            min_free_bytes=min_free_bytes,
             date="study",
             clock=self.clock,
         )

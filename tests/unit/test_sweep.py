@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pydicom import dcmread
 
 from relaypacs.errors import StagingError
-from relaypacs.model import Deferred, Failed, Scope, Settlement
+from relaypacs.model import Deferred, Delivered, Failed, Scope, Settlement
 from tests.unit.relay_rooms import Rooms, dataset
 
 DAY = 86400.0
@@ -144,6 +145,68 @@ def test_a_staging_that_fails_frees_nothing(tmp_path: Path) -> None:
     assert len(rooms.segments()) == 1
     staging.unlink()
     rooms.sweep.step()
+    assert len(rooms.staged_files()) == 3
+
+
+def test_freeing_and_purging_do_not_wait_for_staging(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, keep_seconds=DAY)
+    received(rooms, 1)
+    rooms.deliver_all()
+    rooms.clock.now += 3
+    rooms.sweep.step()
+    rooms.writer.close()
+    rooms.clock.now += 2 * DAY
+    rooms.writer = rooms.new_writer()
+    rooms.receive("1.2.9")
+    rooms.intake.recover()
+    rooms.clock.now += 3
+    (staged,) = rooms.staged_files()
+    rooms.sweep = rooms.new_sweep(min_free_bytes=1 << 60)  # a disk without room for anything
+    with pytest.raises(StagingError):
+        rooms.sweep.step()
+    assert not staged.exists()
+    assert len(rooms.segments()) == 1
+    (claim,) = rooms.claims()  # what is owed is delivered from the spool
+    assert claim.sop_instance_uid == "1.2.9"
+
+
+def test_one_instance_that_cannot_be_copied_holds_up_no_other(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path)
+    received(rooms, 3)
+    rooms.writer.close()
+    (segment,) = rooms.segments()
+    (claim,) = (one for one in rooms.claims() if one.sop_instance_uid == "1.2.2")
+    with segment.open("r+b") as file:
+        file.truncate(claim.location.file_offset + 100)
+    rooms.clock.now += 3
+    with pytest.raises(StagingError):
+        rooms.sweep.step()
+    assert [rooms.jobs.trace(uid)[0].staged for uid in ("1.2.0", "1.2.1", "1.2.2")] == [True, True, False]
+    assert rooms.segments() == [segment]
+
+
+def test_on_a_short_disk_what_is_only_kept_goes_and_what_is_owed_stays(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path)
+    received(rooms, 2)
+    rooms.clock.now += 3
+    rooms.sweep.step()
+    assert len(rooms.staged_files()) == 2
+    one, _ = rooms.claims()
+    rooms.jobs.settle([Settlement(one, Delivered(), rooms.clock.now, rooms.clock.now)], rooms.clock.now)
+    rooms.clock.now += 1
+    rooms.new_sweep(min_free_bytes=1 << 60).step()
+    (left,) = rooms.staged_files()
+    assert dcmread(left).SOPInstanceUID != one.sop_instance_uid
+
+
+def test_what_is_kept_for_ever_stays_on_a_short_disk_too(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, keep_seconds=None)
+    received(rooms)
+    rooms.clock.now += 3
+    rooms.sweep.step()
+    rooms.deliver_all()
+    rooms.clock.now += 1
+    rooms.new_sweep(min_free_bytes=1 << 60).step()
     assert len(rooms.staged_files()) == 3
 
 
