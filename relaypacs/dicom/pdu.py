@@ -18,7 +18,10 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 HEADER = struct.Struct(">BxI")  # PDU type, PDU length
 _PDV = struct.Struct(">IBB")  # PDV length, presentation context id, message control header: PS3.8 9.3.5.1, E.2
 _PDATA_PDV = struct.Struct(">BxIIBB")
+_ITEM = struct.Struct(">BxH")  # item type, item length: PS3.8 9.3.2
 HEADER_BYTES = 6
+ASSOCIATE_FIXED_BYTES = 68  # of an A-ASSOCIATE-RQ or -AC behind the header, PS3.8 tables 9-11 and 9-17
+MAX_CONTEXTS = 128  # odd ids 1-255, PS3.8 7.1.1.13
 PDV_OVERHEAD_BYTES = 6
 SMALLEST_MAX_PDU_BYTES = 128
 """A peer that takes less than this in one PDU can't be talked to (PS3.8 D.1 sets no bound; real ones take 4 KiB)."""
@@ -228,29 +231,66 @@ class AssociateHead:
     called_ae: bytes
     calling_ae: bytes
     application_context: str
+    contexts: bytes
+    """The presentation context items, one behind the other, as they came."""
+    rest: bytes
+    """The body without them: the fixed part and every other item."""
 
 
 def read_associate_head(body: bytes) -> AssociateHead:
-    """Read the fixed part of an A-ASSOCIATE-RQ body (after the six header bytes) and its application context.
+    """Read the fixed part of an A-ASSOCIATE-RQ body (after the six header bytes), and tell its items apart.
 
     Raises `PduError` where it is shorter than its fixed part, an item reaches past its end, or a 129th
     presentation context is proposed.
     """
-    if len(body) < 68:
+    if len(body) < ASSOCIATE_FIXED_BYTES:
         raise PduError(AbortReason.INVALID_PARAMETER, "an A-ASSOCIATE-RQ is shorter than its fixed part")
-    position, contexts, application_context = 68, 0, ""
-    while position < len(body):
-        if position + 4 > len(body):
-            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE-RQ is cut")
-        kind, length = struct.unpack_from(">BxH", body, position)
-        item = body[position + 4 : position + 4 + length]
-        if len(item) != length:
-            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE-RQ reaches past its end")
-        if kind == 0x10:
-            application_context = item.decode("ascii", "replace").strip(" \0")
-        elif kind == 0x20:
-            contexts += 1
-            if contexts > 128:  # odd ids 1-255, PS3.8 7.1.1.13
+    application_context = ""
+    contexts, others = [], []
+    for kind, start, end in items(body, ASSOCIATE_FIXED_BYTES, len(body)):
+        if kind == 0x20:
+            contexts.append(body[start - 4 : end])
+            if len(contexts) > MAX_CONTEXTS:
                 raise PduError(AbortReason.INVALID_PARAMETER, "more than 128 presentation contexts are proposed")
-        position += 4 + length
-    return AssociateHead(struct.unpack_from(">H", body)[0], body[4:20], body[20:36], application_context)
+        else:
+            others.append(body[start - 4 : end])
+            if kind == 0x10:
+                application_context = body[start:end].decode("ascii", "replace").strip(" \0")
+    return AssociateHead(
+        struct.unpack_from(">H", body)[0],
+        body[4:20],
+        body[20:36],
+        application_context,
+        b"".join(contexts),
+        body[:ASSOCIATE_FIXED_BYTES] + b"".join(others),
+    )
+
+
+def items(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The items or sub-items in `data[start:end]` (PS3.8 9.3.1): type, and where the value begins and ends.
+
+    Raises `PduError` where one reaches past the end.
+    """
+    while start < end:
+        if start + 4 > end:
+            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE-RQ is cut")
+        kind, length = _ITEM.unpack_from(data, start)
+        start += 4 + length
+        if start > end:
+            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE-RQ reaches past its end")
+        yield kind, start - length, start
+
+
+def associate_rq_without_contexts(head: AssociateHead, calling_ae: str, called_ae: str) -> bytes:
+    """The A-ASSOCIATE-RQ that was read, with these AE titles (at most 16 characters each) and no contexts."""
+    titles = called_ae.encode("ascii", "replace").ljust(16) + calling_ae.encode("ascii", "replace").ljust(16)
+    body = head.rest[:4] + titles + head.rest[36:]
+    return HEADER.pack(A_ASSOCIATE_RQ, len(body)) + body
+
+
+def associate_ac_with_contexts(pdu: bytes, context_items: bytes) -> bytes:
+    """An encoded A-ASSOCIATE-AC without presentation contexts, with these behind its application context."""
+    place = HEADER_BYTES + ASSOCIATE_FIXED_BYTES
+    place += 4 + int(_ITEM.unpack_from(pdu, place)[1])
+    body = pdu[HEADER_BYTES:place] + context_items + pdu[place:]
+    return HEADER.pack(A_ASSOCIATE_AC, len(body)) + body

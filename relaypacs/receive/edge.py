@@ -1,13 +1,15 @@
 """The edge: accepts connections, reads each A-ASSOCIATE-RQ within bounds, admits it, and only then spends a thread.
 
 One selectors loop per receive process, run by `receive.process`. A connection that has not asked for an association
-costs a file descriptor and the bytes it sent; nobody can stall the loop. Whoever is refused gets the standard's
-answer, one log line and a metric; a bare connect and close (a load balancer's) is a debug line.
+costs a file descriptor and the bytes it sent; nobody can stall the loop, and where too many wait, the one that has
+waited longest goes. Whoever is refused gets the standard's answer, one log line and a metric; a bare connect and close
+(a load balancer's) is a debug line.
 """
 
 from __future__ import annotations
 
 import errno
+import resource
 import selectors
 import socket
 import threading
@@ -23,6 +25,7 @@ from relaypacs.config.model import Caller
 from relaypacs.dicom.pdu import (
     HEADER_BYTES,
     AbortReason,
+    AssociateHead,
     PduError,
     abort_pdu,
     read_associate_head,
@@ -41,6 +44,8 @@ _ACCEPTS_PER_TURN = 64
 _READ_BYTES = 65536
 _MAX_WAITING_BYTES = 64 << 20
 """Bytes of unfinished association requests a process holds in all; beyond, the one that brings more is aborted."""
+_MOST_WAITING = 4096
+"""Connections without an association a process holds, or half its file descriptors if that is less."""
 _TIDY_SECONDS = 10.0
 """How often the spool may seal what it holds unused, while there are associations and once after the last."""
 _ACCEPT_PAUSE_SECONDS = 0.2
@@ -71,6 +76,7 @@ class Edge:
         self._reading: OrderedDict[_Waiting, None] = OrderedDict()
         self._closing: OrderedDict[_Waiting, None] = OrderedDict()
         self._waiting_bytes = 0
+        self._most_waiting = min(_MOST_WAITING, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._accept_again_at: float | None = None
         self._tidy_at: float | None = None
         self._serving: dict[Serving, threading.Thread] = {}
@@ -152,6 +158,15 @@ class Edge:
             self._reading[waiting] = None
             self._selector.register(sock, selectors.EVENT_READ, waiting)
             self._readable(waiting)  # the request has often come with the connection
+            if len(self._reading) + len(self._closing) > self._most_waiting:
+                self._displace()
+
+    def _displace(self) -> None:
+        """Close whoever has waited longest: a peer that means it sends its request with the connection."""
+        longest = next(iter(self._closing or self._reading))
+        if not longest.refused:
+            log.event(log.WARNING, "connection-displaced", "too many connections wait", peer=longest.peer)
+        self._close(longest)
 
     def _expire(self, now: float) -> None:
         for queue in (self._reading, self._closing):
@@ -208,15 +223,14 @@ class Edge:
             if self._waiting_bytes > _MAX_WAITING_BYTES:
                 raise PduError(AbortReason.NOT_SPECIFIED, "too many association requests are unfinished")
             return
-        request, rest = bytes(received[:whole]), bytes(received[whole:])
-        head = read_associate_head(request[HEADER_BYTES:])
+        head = read_associate_head(bytes(received[HEADER_BYTES:whole]))
         decision = admit(head, waiting.host, self._room.receive, self._callers)
         if isinstance(decision, Admitted):
             decision = self._room_for(decision)
         if isinstance(decision, Rejected):
             self._reject(waiting, decision, clean_ae_title(head.calling_ae), clean_ae_title(head.called_ae))
         else:
-            self._serve(waiting, decision, request, rest)
+            self._serve(waiting, decision, head, bytes(received[whole:]))
 
     def _room_for(self, admitted: Admitted) -> Admitted | Rejected:
         """Overload is transient (2/3/2), so that the modality tries again."""
@@ -261,14 +275,14 @@ class Edge:
         waiting.deadline = time.monotonic() + self._room.receive.release_timeout_seconds
         self._closing[waiting] = None
 
-    def _serve(self, waiting: _Waiting, admitted: Admitted, request: bytes, rest: bytes) -> None:
+    def _serve(self, waiting: _Waiting, admitted: Admitted, head: AssociateHead, rest: bytes) -> None:
         self._forget(waiting)
         try:
             serving = Serving(
                 self._room,
                 waiting.sock,
                 admitted,
-                request=request,
+                head=head,
                 rest=rest,
                 peer=waiting.peer,
             )

@@ -25,7 +25,7 @@ from relaypacs.dicom.command import (
     decode_command,
     encode_response,
 )
-from relaypacs.dicom.pdu import AbortReason, PduError, abort_pdu, message_buffers
+from relaypacs.dicom.pdu import AbortReason, AssociateHead, PduError, abort_pdu, message_buffers
 from relaypacs.errors import RelayPacsError
 from relaypacs.failpoint import reach
 from relaypacs.policy.admission import Admitted
@@ -66,15 +66,15 @@ class Serving:
         sock: socket.socket,
         admitted: Admitted,
         *,
-        request: bytes,
+        head: AssociateHead,
         rest: bytes,
         peer: str,
     ) -> None:
-        """`request` is the A-ASSOCIATE-RQ PDU, whole; `rest` what had already come behind it; `peer` its address."""
+        """`head` is the whole A-ASSOCIATE-RQ; `rest` what had already come behind it; `peer` its address."""
         self._room = room
         self._sock = sock
         self._admitted = admitted
-        self._request = request
+        self._head = head
         self._association_id = new_association_id(time.time())
         self._peer = peer
         receive = room.receive
@@ -105,7 +105,7 @@ class Serving:
                 self._sock,
                 self._stream,
                 self._reader,
-                self._request,
+                self._head,
                 calling_ae=self._admitted.calling_ae,
                 called_ae=self._admitted.called_ae,
                 offer=self._room.offer,
@@ -168,10 +168,8 @@ class Serving:
             peer=self._peer,
             peer_max_pdu_bytes=16384 if length is None else length,
         )
-        contexts = {
-            number: (str(context.abstract_syntax), str(context.transfer_syntax[0]))
-            for number, context in association._accepted_cx.items()
-        }
+        accepted = association.negotiated.accepted if association.negotiated else ()
+        contexts = {one.context_id: (one.abstract_syntax, one.transfer_syntax) for one in accepted}
 
         def read() -> Command | Pdu | None:
             return self._reader.read_command(receive.idle_timeout_seconds, room.stop_fd, room.stopping)

@@ -1,6 +1,6 @@
 """Associations we are asked for (acceptor side): used by `receive`.
 
-The edge has read the A-ASSOCIATE-RQ and admitted it; here pynetdicom decodes and negotiates it. Returns an
+The edge has read the A-ASSOCIATE-RQ and admitted it; here it is negotiated with pynetdicom. Returns an
 association that may not be established: then it was rejected, or aborted for what the request held.
 """
 
@@ -9,10 +9,17 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from relaypacs.dicom.contexts import Offer
+from relaypacs.dicom.contexts import Offer, negotiate
 from relaypacs.dicom.part10 import IMPLEMENTATION_VERSION_NAME
-from relaypacs.dicom.pdu import A_ASSOCIATE_RQ, SMALLEST_MAX_PDU_BYTES, AbortReason, PduError
-from relaypacs.upper.element import InlineAcse, InlineAssociation, address
+from relaypacs.dicom.pdu import (
+    A_ASSOCIATE_RQ,
+    SMALLEST_MAX_PDU_BYTES,
+    AbortReason,
+    AssociateHead,
+    PduError,
+    associate_rq_without_contexts,
+)
+from relaypacs.upper.element import InlineAssociation, address
 from relaypacs.upper.reader import Pdu, Reader
 from relaypacs.upper.stream import Stream
 
@@ -21,7 +28,7 @@ def accept(
     sock: socket.socket,
     stream: Stream,
     reader: Reader,
-    request: bytes,
+    head: AssociateHead,
     *,
     calling_ae: str,
     called_ae: str,
@@ -31,9 +38,9 @@ def accept(
 ) -> InlineAssociation:
     """Answer an A-ASSOCIATE-RQ (PS3.8 7.1, PS3.7 D).
 
-    `request` is the whole PDU; `calling_ae` and `called_ae` are its titles as admission read them, so that nobody
-    chokes on NULs as padding. `max_pdu_bytes` is announced; `timeout_seconds` bounds what pynetdicom's services wait
-    for.
+    `head` is the whole request; `calling_ae` and `called_ae` are its titles as admission read them, so that nobody
+    chokes on NULs as padding. The presentation contexts pass by pynetdicom: they are negotiated and encoded here.
+    `max_pdu_bytes` is announced; `timeout_seconds` bounds what pynetdicom's services wait for.
     """
     association = InlineAssociation(
         "acceptor", stream, reader, acse_timeout_seconds=timeout_seconds, dimse_timeout_seconds=timeout_seconds
@@ -46,17 +53,17 @@ def accept(
         local.ae_title = called_ae
         local.maximum_length = max_pdu_bytes
         local.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        assert isinstance(association.acse, InlineAcse)
-        association.acse.offer = offer
         inline.indicate_connection()
-        titles = called_ae.encode("ascii", "replace").ljust(16) + calling_ae.encode("ascii", "replace").ljust(16)
-        inline.take(Pdu(A_ASSOCIATE_RQ, request[:10] + titles + request[42:]))  # PS3.8 9.3.2: bytes 11 to 42
+        negotiated = negotiate(head.contexts, offer)
+        inline.context_items = negotiated.items
+        inline.take(Pdu(A_ASSOCIATE_RQ, associate_rq_without_contexts(head, calling_ae, called_ae)))
         if inline.state == "Sta3":
             association.requestor.primitive = inline.receive_pdu(wait=False)
             length = association.requestor.maximum_length
             if length is not None and 0 < length < SMALLEST_MAX_PDU_BYTES:
                 raise PduError(AbortReason.INVALID_PARAMETER, "the peer takes almost nothing in a PDU")
             association.acse.negotiate_association()
+            association.negotiated = negotiated
     except PduError as error:
         inline.fail(error)
     except OSError as error:

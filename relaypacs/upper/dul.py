@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE
-from pynetdicom.pdu import A_ABORT_RQ, P_DATA_TF
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
 from relaypacs.dicom.command import C_CANCEL_RQ, CommandError, CommandSet, decode_command
-from relaypacs.dicom.pdu import A_ABORT, AbortReason, PduError
+from relaypacs.dicom.pdu import A_ABORT, AbortReason, PduError, associate_ac_with_contexts
 from relaypacs.upper.reader import Command, Pdu, Reader
 from relaypacs.upper.stream import Stream
 
@@ -67,6 +67,8 @@ class InlineDul(DULServiceProvider):
         self._turn = threading.RLock()
         self._abort_reason = AbortReason.NOT_SPECIFIED
         self._held: Command | None = None
+        self.context_items = b""
+        """As acceptor, the presentation context items of the A-ASSOCIATE-AC."""
         self.aborted_because = ""
         """One sentence if we ended the association because of what the peer did."""
         self.lost_because = ""
@@ -119,8 +121,11 @@ class InlineDul(DULServiceProvider):
         if isinstance(pdu, A_ABORT_RQ) and self._abort_reason:
             # pynetdicom's AA-1, AA-8 don't say why; PS3.8 9.3.8 has words for it.
             pdu.source, pdu.reason_diagnostic = 0x02, int(self._abort_reason)
+        data = pdu.encode()
+        if isinstance(pdu, A_ASSOCIATE_AC):
+            data = associate_ac_with_contexts(data, self.context_items)
         try:
-            self.stream.send(pdu.encode())
+            self.stream.send(data)
         except OSError as error:
             self._note_lost(error)
             self.event_queue.put("Evt17")

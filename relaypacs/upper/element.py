@@ -17,9 +17,10 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
-from relaypacs.dicom.contexts import Offer, negotiate
+from relaypacs.dicom.contexts import Negotiated
 from relaypacs.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from relaypacs.upper.dul import InlineDul
 from relaypacs.upper.reader import Reader
@@ -78,9 +79,7 @@ class InlineDimse(DIMSEServiceProvider):
 
 
 class InlineAcse(ACSE):
-    """ACSE; as acceptor the transfer syntax is the first of the proposer's that we take, context by context."""
-
-    offer: Offer | None = None
+    """ACSE; as acceptor it leaves the presentation contexts to `upper.accept`."""
 
     def _negotiate_as_acceptor(self) -> None:
         request = self.requestor.primitive
@@ -100,16 +99,16 @@ class InlineAcse(ACSE):
             window = self._check_async_ops()
             if window:
                 self.acceptor.add_negotiation_item(window)
-        assert self.offer is not None
-        results = negotiate(request.presentation_context_definition_list, self.offer)
-        self.assoc._accepted_cx = {int(cx.context_id or 0): cx for cx in results if cx.result == 0}
-        self.assoc._rejected_cx = [cx for cx in results if cx.result != 0]
         self.send_accept()
         self.assoc.is_established = self.assoc.dul.state_machine.current_state == "Sta6"
 
 
 class InlineAssociation(Association):
     """An association without threads, on a connected stream."""
+
+    negotiated: Negotiated | None = None
+    """As acceptor, what was negotiated."""
+    _contexts: dict[int, PresentationContext]
 
     def __init__(
         self, mode: str, stream: Stream, reader: Reader, *, acse_timeout_seconds: float, dimse_timeout_seconds: float
@@ -125,6 +124,17 @@ class InlineAssociation(Association):
     def _bind_defaults(self) -> None:
         # pynetdicom's would also log every message and PDU, with what they say.
         self._handlers = dict(_default_handlers())
+
+    @property
+    def _accepted_cx(self) -> dict[int, PresentationContext]:
+        # Made when one of pynetdicom's services asks: for C-STOREs nobody does.
+        if not self._contexts and self.negotiated is not None:
+            self._contexts = self.negotiated.presentation_contexts()
+        return self._contexts
+
+    @_accepted_cx.setter
+    def _accepted_cx(self, value: dict[int, PresentationContext]) -> None:
+        self._contexts = value
 
     @property
     def _is_paused(self) -> bool:

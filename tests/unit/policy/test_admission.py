@@ -16,7 +16,7 @@ def head(
     version: int = 1,
     application: str = "",
 ) -> AssociateHead:
-    return AssociateHead(version, called, calling, application or APPLICATION_CONTEXT)
+    return AssociateHead(version, called, calling, application or APPLICATION_CONTEXT, b"", b"")
 
 
 CALLERS = (

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from relaypacs.dicom.contexts import Offer
+from relaypacs.dicom.pdu import read_associate_head
 from relaypacs.upper.accept import accept
 from relaypacs.upper.element import InlineAssociation
 from relaypacs.upper.reader import Buffers, Reader
@@ -45,7 +46,7 @@ def take(sock: socket.socket, request: bytes, *, timeout_seconds: float = 5.0) -
         sock,
         reader.stream,
         reader,
-        request,
+        read_associate_head(request[6:]),
         calling_ae="RAW",
         called_ae="RELAYPACS",
         offer=OFFER,
