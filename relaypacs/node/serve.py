@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -17,6 +18,8 @@ from relaypacs.node.supervisor import Role, supervise
 ROLES = ("all", "receive", "relay", "sidecar")
 _BACKLOG = 512
 _LOCK_SLACK_SECONDS = 10.0
+_OPEN_FILES = 65536
+"""File descriptors asked for, as far as the hard limit goes: many systems start a service with 1024."""
 
 
 def serve(config: Config, *, role: str = "all") -> int:
@@ -24,6 +27,7 @@ def serve(config: Config, *, role: str = "all") -> int:
 
     ConfigError where a folder, a port or the spool's lock is not to be had; nothing has been started then.
     """
+    _raise_open_files()
     hash_key = prepare(config)
     log.setup(level=config.log.level, json_lines=config.log.format == "json", service="supervisor", hash_key=hash_key)
     wanted = ROLES[1:] if role == "all" else (role,)
@@ -57,6 +61,13 @@ def serve(config: Config, *, role: str = "all") -> int:
     finally:
         if role == "all":
             shutil.rmtree(metrics, ignore_errors=True)
+
+
+def _raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(host: str, port: int, section: str) -> socket.socket:

@@ -76,7 +76,8 @@ class Edge:
         self._reading: OrderedDict[_Waiting, None] = OrderedDict()
         self._closing: OrderedDict[_Waiting, None] = OrderedDict()
         self._waiting_bytes = 0
-        self._most_waiting = min(_MOST_WAITING, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_waiting = _MOST_WAITING if files == resource.RLIM_INFINITY else min(_MOST_WAITING, files // 2)
         self._accept_again_at: float | None = None
         self._tidy_at: float | None = None
         self._serving: dict[Serving, threading.Thread] = {}
@@ -162,7 +163,7 @@ class Edge:
                 self._displace()
 
     def _displace(self) -> None:
-        """Close whoever has waited longest: a peer that means it sends its request with the connection."""
+        """Close one that has had its answer, or that has waited longest: who means it asks when it connects."""
         longest = next(iter(self._closing or self._reading))
         if not longest.refused:
             log.event(log.WARNING, "connection-displaced", "too many connections wait", peer=longest.peer)
