@@ -1,0 +1,53 @@
+"""The points at which the suite kills (`relaypacs.failpoint`), in the order in which an object meets them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """`passages`: the kill comes at one of the first so many. `keep`: the `[staging] keep` it needs, empty for any."""
+
+    name: str
+    what: str
+    passages: int = 8
+    keep: str = ""
+
+
+POINTS = (
+    Point("edge.accepted", "a connection was accepted", 3),
+    Point("edge.mid-request", "half an A-ASSOCIATE-RQ has come", 2),
+    Point("serving.associated", "the A-ASSOCIATE-AC was sent", 3),
+    Point("reader.mid-command", "half a C-STORE-RQ has come", 4),
+    Point("reader.mid-dataset", "part of a dataset has come"),
+    Point("append.mid-dataset", "part of a dataset was written", 3),
+    Point("lane.last-pdv", "the last fragment has come, the tail is not written"),
+    Point("append.commit", "the record is about to be finished"),
+    Point("segment.before-sync", "the record's header is written, not synced"),
+    Point("append.synced", "synced; nobody was told"),
+    Point("lane.committed", "hint sent, no answer yet"),
+    Point("lane.answered", "the C-STORE-RSP was sent"),
+    Point("segment.reused", "a freed segment has its new name and its old content", 2),
+    Point("intake.read", "a batch was read from the spool"),
+    Point("jobs.mid-take-in", "instances are written, deliveries are not"),
+    Point("jobs.checkpoint", "all rows are written but the checkpoint"),
+    Point("jobs.before-commit", "COMMIT is about to be sent", 30),
+    Point("jobs.after-commit", "COMMIT was answered, nobody knows yet", 30),
+    Point("intake.committed", "rows are committed, nobody was woken"),
+    Point("sweep.copied", "files are in staging, not synced", 2),
+    Point("sweep.synced", "files are durable, rows don't name them", 2),
+    Point("sweep.staged", "rows name the staged files", 2),
+    Point("forward.claimed", "a batch is leased", 5),
+    Point("forward.associated", "the destination accepted the association", 1),
+    Point("stream.mid-send", "part of an object has left", 2),
+    Point("forward.sent", "the last fragment has left, no answer yet", 20),
+    Point("forward.answered", "the destination has answered", 20),
+    Point("forward.unsettled", "outcomes are gathered, not settled", 6),
+    Point("forward.settled", "outcomes are settled, nobody knows yet", 6),
+    Point("reader.freed", "a segment's file is free, the folder not synced", 2),
+    Point("sweep.freed", "a segment is free, its checkpoint is there", 2),
+    Point("sweep.purging", "a file is chosen for deletion", 2, "none"),
+    Point("sweep.purged", "files are deleted, rows don't know", 1, "none"),
+)
+BY_NAME = {point.name: point for point in POINTS}
