@@ -16,6 +16,7 @@ from relaypacs.config.destination import Destination
 from relaypacs.config.options import (
     AeTitle,
     CallerPattern,
+    Endpoint,
     Folder,
     JobsUrl,
     Keep,
@@ -73,8 +74,13 @@ class Log(Section):
 class Receive(Section):
     """[receive]: the C-STORE and C-ECHO SCP."""
 
-    host: str = Field("0.0.0.0", description="Address to listen on.")
+    host: str = Field(
+        "0.0.0.0", description="Address to listen on; `::` is every IPv6 address, and IPv4 where nothing else listens."
+    )
     port: Port = Field(11112, description="TCP port to listen on (104 needs root only for the supervisor).")
+    also_listen: tuple[Endpoint, ...] = Field(
+        (), description="Further addresses to listen on: HOST:PORT, or [ADDRESS]:PORT with IPv6."
+    )
     ae_titles: tuple[AeTitle, ...] = Field(
         ("RELAYPACS",), min_length=1, description="Called AE titles this node answers to."
     )
@@ -87,8 +93,24 @@ class Receive(Section):
         "spooled",
         description="When Success is answered. spooled: durable on disk. buffered: NOT durable, for benchmarks only.",
     )
+    max_connections: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        10_000, description="Connections open at once in the whole node, with or without association; 0 is no limit."
+    )
+    max_connections_per_address: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        1_000, description="The same from one address (IPv6: from one /64); 0 is no limit. More get RJ 2/3/2."
+    )
     max_associations: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        200, description="Associations open at once in each receive process; more get RJ 2/3/2 (transient)."
+        400, description="Associations open at once in the whole node; more get RJ 2/3/2 (transient)."
+    )
+    max_associations_per_ae: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        200, description="The same of one calling AE title; 0 is no limit."
+    )
+    max_association_rate_per_address: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
+        1_000.0,
+        description="Association requests per second from one address, with a second's worth at once; more get RJ 2/3/2; 0 is no limit.",
+    )
+    max_transfer_syntaxes: Annotated[int, Field(ge=1, le=4096)] = Field(
+        128, description="Transfer syntaxes proposed in one presentation context; a context with more is refused."
     )
     max_association_request_bytes: Annotated[int, Field(ge=1024, le=16 << 20)] = Field(
         1 << 20, description="Largest A-ASSOCIATE-RQ read, in bytes; a larger one is aborted."
@@ -181,7 +203,11 @@ class Jobs(Section):
 
     url: JobsUrl | None = Field(
         None,
-        description="SQLAlchemy URL. Default: SQLite at <state_dir>/jobs.sqlite. DATABASE_URL overrides it.",
+        description="postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:////FILE. Default: SQLite at <state_dir>/jobs.sqlite. DATABASE_URL overrides it.",
+    )
+    migrate: bool = Field(
+        True,
+        description="Bring the job table to this version's schema at start; if false, wait until `relaypacs db migrate` has.",
     )
     lease_seconds: Seconds = Field(120.0, description="How long a claimed delivery is a worker's own, in seconds.")
 

@@ -52,6 +52,21 @@ def _check_caller_pattern(value: str) -> str:
     return value.strip()
 
 
+def _check_endpoint(value: str) -> str:
+    endpoint(value)
+    return value
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT` or `[ADDRESS]:PORT`; ValueError with the mend."""
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not host or (":" in host) != bracketed or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError("write HOST:PORT such as 10.0.0.1:104, or [ADDRESS]:PORT such as [::]:11112")
+    return host, int(port)
+
+
 def _check_pattern(value: str) -> str:
     compile_pattern(value)
     return value
@@ -117,6 +132,7 @@ Pattern = Annotated[str, AfterValidator(_check_pattern)]
 Tag = Annotated[str, AfterValidator(_check_tag)]
 Schedule = Annotated[str, AfterValidator(_check_schedule)]
 Network = Annotated[str, AfterValidator(_check_network)]
+Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 CallerPattern = Annotated[str, Field(max_length=64), AfterValidator(_check_caller_pattern)]
 Keep = Annotated[str, AfterValidator(_check_keep)]
 VariablePrefix = Annotated[str, AfterValidator(_check_variable_prefix)]

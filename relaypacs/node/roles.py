@@ -1,9 +1,9 @@
-"""What each of the node's processes is made of. Everything here runs in the child, after the fork."""
+"""What each of the node's processes is made of. What a role runs, it runs in the child, after the fork."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from relaypacs import log
@@ -11,6 +11,7 @@ from relaypacs.alive import hold
 from relaypacs.config import Config
 from relaypacs.node.relay import run_relay
 from relaypacs.node.supervisor import Role, Stop
+from relaypacs.receive.limits import Limits
 from relaypacs.receive.process import run as run_receive
 from relaypacs.sidecar.process import run as run_sidecar
 from relaypacs.spool.writer import SpoolWriter
@@ -25,10 +26,11 @@ def alive_file(config: Config, name: str) -> Path:
     return config.run_dir / "alive" / name
 
 
-def receive_roles(config: Config, listener: socket.socket) -> list[Role]:
-    """The receive processes, all on one listener."""
+def receive_roles(config: Config, listeners: Sequence[socket.socket]) -> list[Role]:
+    """The receive processes, all on the same listeners and under common limits."""
+    limits = Limits(config.receive, config.receive.processes)  # shared, so made before the fork
 
-    def run_in(name: str) -> Callable[[Stop], int]:
+    def run_in(slot: int, name: str) -> Callable[[Stop], int]:
         def run(stop: Stop) -> int:
             hints = HintSender(config.hint_socket)
             spool = SpoolWriter(
@@ -44,7 +46,7 @@ def receive_roles(config: Config, listener: socket.socket) -> list[Role]:
                 log.event(log.WARNING, "not-durable", "ack = buffered: Success is answered before the disk has it.")
             try:
                 hold(alive_file(config, name))
-                run_receive(config, listeners=[listener], spool=spool, stop=stop)
+                run_receive(config, listeners=listeners, spool=spool, stop=stop, limits=limits.join(slot))
             finally:
                 spool.close()
                 hints.close()
@@ -53,7 +55,12 @@ def receive_roles(config: Config, listener: socket.socket) -> list[Role]:
         return run
 
     return [
-        Role(f"receive-{slot}", run_in(f"receive-{slot}"), stops_after=0, grace_seconds=config.receive.grace_seconds)
+        Role(
+            f"receive-{slot}",
+            run_in(slot, f"receive-{slot}"),
+            stops_after=0,
+            grace_seconds=config.receive.grace_seconds,
+        )
         for slot in range(config.receive.processes)
     ]
 

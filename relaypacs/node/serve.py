@@ -8,9 +8,11 @@ import resource
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 
 from relaypacs import log
 from relaypacs.config import Config
+from relaypacs.config.options import endpoint
 from relaypacs.errors import ConfigError, SpoolError
 from relaypacs.node.home import empty_run_dir, metrics_dir, prepare
 from relaypacs.node.supervisor import Role, supervise
@@ -47,8 +49,9 @@ def serve(config: Config, *, role: str = "all") -> int:
 
     found: list[Role] = []
     if "receive" in wanted:
-        listener = _listen(config.receive.host, config.receive.port, "[receive]")
-        found += roles.receive_roles(config, listener)
+        receive = config.receive
+        places = [(receive.host, receive.port), *map(endpoint, receive.also_listen)]
+        found += roles.receive_roles(config, [_listen(host, port, "[receive]", places) for host, port in places])
     if "relay" in wanted:
         found.append(roles.relay_role(config, hash_key))
     if "sidecar" in wanted:
@@ -70,11 +73,15 @@ def _raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _listen(host: str, port: int, section: str) -> socket.socket:
+def _listen(host: str, port: int, section: str, beside: Sequence[tuple[str, int]] = ()) -> socket.socket:
+    """A listening socket; `::` takes IPv4 too unless one of those beside it listens there with the same port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            alone = not any(":" not in other and number == port for other, number in beside)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not (host == "::" and alone))
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except OSError as problem:

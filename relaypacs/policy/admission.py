@@ -43,7 +43,7 @@ CALLING_AE = (1, 1, 3, "calling-ae")
 CALLED_AE = (1, 1, 7, "called-ae")
 APPLICATION = (1, 1, 2, "application-context")
 PROTOCOL = (1, 2, 2, "protocol-version")
-ASSOCIATION_LIMIT = (2, 3, 2, "association-limit")
+OVERLOAD = (2, 3, 2)  # transient: the modality tries again; the word is that of the limit
 NO_SPACE = (2, 3, 2, "no-space")
 
 

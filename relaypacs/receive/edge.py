@@ -12,7 +12,6 @@ import errno
 import resource
 import selectors
 import socket
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -33,12 +32,16 @@ from relaypacs.dicom.pdu import (
     whole_request,
 )
 from relaypacs.failpoint import reach
-from relaypacs.policy.admission import ASSOCIATION_LIMIT, NO_SPACE, Admitted, Rejected, admit
+from relaypacs.policy.admission import NO_SPACE, OVERLOAD, Admitted, Rejected, admit
 from relaypacs.policy.aetitle import clean_ae_title
+from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS, SENTENCES
 from relaypacs.receive.room import Room
+from relaypacs.receive.running import Running
 from relaypacs.receive.serving import REJECTED, Serving
 
-OPEN = Gauge("relaypacs_associations_open", "Associations open now.", multiprocess_mode="livesum")
+CONNECTIONS_OPEN = Gauge(
+    "relaypacs_connections_open", "Connections open now, with or without association.", multiprocess_mode="livesum"
+)
 
 _ACCEPTS_PER_TURN = 64
 _READ_BYTES = 65536
@@ -48,6 +51,8 @@ _MOST_WAITING = 4096
 """Connections without an association a process holds, or half its file descriptors if that is less."""
 _TIDY_SECONDS = 10.0
 """How often the spool may seal what it holds unused, while there are associations and once after the last."""
+_MOST_REFUSED = 256
+"""Refused connections whose close a process awaits; beyond, the oldest is closed at once."""
 _ACCEPT_PAUSE_SECONDS = 0.2
 """How long accepting rests when the process has no file descriptor left."""
 
@@ -62,6 +67,8 @@ class _Waiting:
     deadline: float
     received: bytearray = field(default_factory=bytearray)
     refused: bool = False
+    counted: bool = True
+    """Whether it is within the limits of connections."""
 
 
 class Edge:
@@ -80,8 +87,7 @@ class Edge:
         self._most_waiting = _MOST_WAITING if files == resource.RLIM_INFINITY else min(_MOST_WAITING, files // 2)
         self._accept_again_at: float | None = None
         self._tidy_at: float | None = None
-        self._serving: dict[Serving, threading.Thread] = {}
-        self._lock = threading.Lock()
+        self._running = Running()
 
     def run(self) -> None:
         """Serve until the room is told to stop, then close the listeners and what has no association yet."""
@@ -100,27 +106,9 @@ class Edge:
             listener.close()
         self._selector.close()
 
-    def drain(self, grace_seconds: float, force_seconds: float = 2.0) -> bool:
-        """Wait for associations to end; abort those that have not after the grace. Whether all ended."""
-        if self._join(grace_seconds):
-            return True
-        with self._lock:
-            left = list(self._serving)
-        for serving in left:
-            serving.force_end()
-        return self._join(force_seconds)
-
-    def _join(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while True:
-            with self._lock:
-                threads = list(self._serving.values())
-            if not threads:
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            threads[0].join(left)
+    def drain(self, grace_seconds: float) -> bool:
+        """After `run`: wait for associations to end; abort those that have not after the grace. Whether all ended."""
+        return self._running.drain(grace_seconds)
 
     # Connections
 
@@ -153,21 +141,40 @@ class Edge:
             sock.setblocking(False)
             reach("edge.accepted")
             host = str(name[0])
+            if "." in host:
+                host = host.removeprefix("::ffff:")  # an IPv4 peer on an IPv6 listener
             peer = f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
             deadline = time.monotonic() + self._room.receive.association_request_timeout_seconds
             waiting = _Waiting(sock, host, peer, deadline)
             self._reading[waiting] = None
             self._selector.register(sock, selectors.EVENT_READ, waiting)
-            self._readable(waiting)  # the request has often come with the connection
-            if len(self._reading) + len(self._closing) > self._most_waiting:
-                self._displace()
+            if self._counts(waiting):
+                self._readable(waiting)  # the request has often come with the connection
+                if len(self._reading) + len(self._closing) > self._most_waiting:
+                    self._displace(next(iter(self._closing or self._reading)))
 
-    def _displace(self) -> None:
+    def _counts(self, waiting: _Waiting) -> bool:
+        """Whether a new connection is within the limits; if not, one that waits silently goes, or else this one."""
+        word = self._room.limits.connect(waiting.host)
+        if word is not None:
+            same = word == CONNECTIONS_OF_ADDRESS
+            silent = (one for one in self._reading if one is not waiting and (not same or one.host == waiting.host))
+            longest = next(silent, None)
+            if longest is not None:
+                self._displace(longest)
+                word = self._room.limits.connect(waiting.host)
+        if word is None:
+            CONNECTIONS_OPEN.inc()
+            return True
+        waiting.counted = False
+        self._reject(waiting, Rejected(*OVERLOAD, word, SENTENCES[word]), "", "")
+        return False
+
+    def _displace(self, waiting: _Waiting) -> None:
         """Close one that has had its answer, or that has waited longest: who means it asks when it connects."""
-        longest = next(iter(self._closing or self._reading))
-        if not longest.refused:
-            log.event(log.WARNING, "connection-displaced", "too many connections wait", peer=longest.peer)
-        self._close(longest)
+        if not waiting.refused:
+            log.event(log.WARNING, "connection-displaced", "too many connections wait", peer=waiting.peer)
+        self._close(waiting)
 
     def _expire(self, now: float) -> None:
         for queue in (self._reading, self._closing):
@@ -180,12 +187,18 @@ class Edge:
             self._accept_again_at = None
             self._listen(True)
         if self._tidy_at is not None and self._tidy_at <= now:
-            self._tidy_at = now + _TIDY_SECONDS if self._serving else None
+            self._tidy_at = now + _TIDY_SECONDS if self._running.any() else None
             self._room.spool.refusal()
 
     def _close(self, waiting: _Waiting) -> None:
         self._forget(waiting)
         waiting.sock.close()
+        if waiting.counted:
+            self._disconnected(waiting.host)
+
+    def _disconnected(self, host: str) -> None:
+        CONNECTIONS_OPEN.dec()
+        self._room.limits.disconnect(host)
 
     def _forget(self, waiting: _Waiting) -> None:
         self._selector.unregister(waiting.sock)
@@ -225,7 +238,12 @@ class Edge:
                 raise PduError(AbortReason.NOT_SPECIFIED, "too many association requests are unfinished")
             return
         head = read_associate_head(bytes(received[HEADER_BYTES:whole]))
-        decision = admit(head, waiting.host, self._room.receive, self._callers)
+        word = self._room.limits.request(waiting.host)
+        decision: Admitted | Rejected
+        if word is not None:
+            decision = Rejected(*OVERLOAD, word, SENTENCES[word])
+        else:
+            decision = admit(head, waiting.host, self._room.receive, self._callers)
         if isinstance(decision, Admitted):
             decision = self._room_for(decision)
         if isinstance(decision, Rejected):
@@ -235,10 +253,11 @@ class Edge:
 
     def _room_for(self, admitted: Admitted) -> Admitted | Rejected:
         """Overload is transient (2/3/2), so that the modality tries again."""
-        if len(self._serving) >= self._room.receive.max_associations:
-            return Rejected(*ASSOCIATION_LIMIT, "too many associations are open: raise [receive] max_associations")
         no_space = self._room.spool.refusal()
-        return admitted if no_space is None else Rejected(*NO_SPACE, no_space)
+        if no_space is not None:
+            return Rejected(*NO_SPACE, no_space)
+        word = self._room.limits.associate(admitted.calling_ae)
+        return admitted if word is None else Rejected(*OVERLOAD, word, SENTENCES[word])
 
     def _reject(self, waiting: _Waiting, rejected: Rejected, calling_ae: str, called_ae: str) -> None:
         REJECTED.labels(rejected.word).inc()
@@ -275,39 +294,21 @@ class Edge:
         self._reading.pop(waiting, None)
         waiting.deadline = time.monotonic() + self._room.receive.release_timeout_seconds
         self._closing[waiting] = None
+        if len(self._closing) > _MOST_REFUSED:
+            self._close(next(iter(self._closing)))
 
     def _serve(self, waiting: _Waiting, admitted: Admitted, head: AssociateHead, rest: bytes) -> None:
         self._forget(waiting)
+
+        def ended() -> None:
+            self._room.limits.ended(admitted.calling_ae)
+            self._disconnected(waiting.host)
+
         try:
-            serving = Serving(
-                self._room,
-                waiting.sock,
-                admitted,
-                head=head,
-                rest=rest,
-                peer=waiting.peer,
-            )
-            thread = threading.Thread(target=self._run, args=(serving,), name="association", daemon=True)
-            with self._lock:
-                self._serving[serving] = thread
+            serving = Serving(self._room, waiting.sock, admitted, head=head, rest=rest, peer=waiting.peer)
+            self._running.start(serving, ended)
             self._tidy_at = self._tidy_at or time.monotonic() + _TIDY_SECONDS
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads
-                self._served(serving)
-                raise
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:  # it is gone, or there are no more threads
             log.event(log.ERROR, "association-failed", "it could not be served", error=type(error).__name__)
             waiting.sock.close()
-
-    def _run(self, serving: Serving) -> None:
-        OPEN.inc()
-        try:
-            serving.run()
-        finally:
-            OPEN.dec()
-            self._served(serving)
-
-    def _served(self, serving: Serving) -> None:
-        with self._lock:
-            self._serving.pop(serving, None)
+            ended()

@@ -16,6 +16,7 @@ from relaypacs import log
 from relaypacs.config.model import Config
 from relaypacs.dicom.contexts import storage_offer
 from relaypacs.receive.edge import Edge
+from relaypacs.receive.limits import Limits, Share
 from relaypacs.receive.room import Room
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Buffers
@@ -37,15 +38,24 @@ class StopOrder(Protocol):
         ...
 
 
-def run(config: Config, *, listeners: Sequence[socket.socket], spool: SpoolWriter, stop: StopOrder) -> None:
+def run(
+    config: Config,
+    *,
+    listeners: Sequence[socket.socket],
+    spool: SpoolWriter,
+    stop: StopOrder,
+    limits: Share | None = None,
+) -> None:
     """Receive on `listeners` (bound, listening; closed at the end) into `spool` until `stop`.
 
-    The spool writer stays open: the caller closes it afterwards.
+    `limits` is this process's share of the node's; none: it is the only one. The spool writer stays open: the caller
+    closes it afterwards.
     """
     receive = config.receive
     room = Room(
         receive=receive,
-        offer=storage_offer(receive.transfer_syntaxes, receive.private_sop_classes),
+        offer=storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes),
+        limits=limits or Limits(receive).join(),
         spool=spool,
         buffers=Buffers(READ_BUFFER_BYTES),
         stop_fd=stop.fileno(),

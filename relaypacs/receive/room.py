@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from relaypacs.config.model import Receive
 from relaypacs.dicom.contexts import Offer
+from relaypacs.receive.limits import Share
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Buffers
 
@@ -22,6 +23,7 @@ class Room:
     receive: Receive
     offer: Offer
     spool: SpoolWriter
+    limits: Share
     buffers: Buffers
     stop_fd: int
     stopping: Callable[[], bool]
