@@ -1,4 +1,4 @@
-"""A node with few file descriptors: it takes what it may have, and idle connections don't use them up."""
+"""A node with few file descriptors, or without standard streams."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def test_idle_connections_do_not_lock_out_who_wants_to_send(node: Callable[..., 
         assert not running.events("accept-paused")
         for one in idle:
             one.sock.close()
+
+
+def test_it_serves_with_its_standard_streams_closed(node: Callable[..., Node]) -> None:
+    running = node(wrapper=["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"])
+    with Raw(running.port) as peer:
+        assert peer.associate() == AC
+        assert peer.store(b"data", sop_instance="1.2.1") == 0
+        peer.release()
+    # Nothing of the node lies under the numbers that everything prints to.
+    held = {Path(f"/proc/{pid}/fd/{number}").readlink() for pid in running.pids() for number in range(3)}
+    assert held == {Path("/dev/null")}
