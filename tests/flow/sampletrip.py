@@ -136,9 +136,17 @@ def travel(folder: Path, chosen: Sequence[Sample], tell: Callable[[str], None] =
                     uid = one.sop_instance_uid
                     bytes_there = arrived[name].get(uid), stored[name].get(uid)
                     ends[name] = End(state, reason, *bytes_there, said[name][place])
-                trips.append(Trip(one, answers[place], ends))
+                why = "" if answers[place] == "0000" else _complaint(node)
+                trips.append(Trip(one, answers[place] + why, ends))
             tell(f"round {number}: {len(part)} files settled after {settled - begun:.1f} s")
     return trips
+
+
+def _complaint(node: Node) -> str:
+    """What the node logged last of a reception that did not go well, for the reader of a failed test."""
+    said = [line for line in node.events() if line["service"].startswith("receive")]
+    said = [line for line in said if line["level"] != "INFO" or line.get("outcome", "released") != "released"]
+    return "".join(f"; the node: {line['event']}, {line['message']}" for line in said[-3:])
 
 
 def _state(rows: Sequence[TraceRow], destination: str) -> tuple[str, str]:
