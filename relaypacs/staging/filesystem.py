@@ -25,7 +25,7 @@ from relaypacs.staging.keys import check_key
 _CHUNK_BYTES = 1 << 20
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 _LEFTOVER_SECONDS = 86400
-_MKDIR_TRIES = 10
+_MKDIR_TRIES = 100
 _POPULATE_READ = 22  # MADV_POPULATE_READ, madvise(2), Linux 5.14
 _POPULATE_BYTES = 64 << 20
 _serial = itertools.count()
@@ -180,7 +180,8 @@ def _create(path: Path) -> int:
         try:
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):
+            # A parent may vanish between its making and its child's; then both are made again.
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
                 path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     raise OSError(errno.EBUSY, "its folder vanishes again and again")
 
