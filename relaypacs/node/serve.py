@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -48,10 +49,12 @@ def serve(config: Config, *, role: str = "all") -> int:
     from relaypacs.node import roles
 
     found: list[Role] = []
+    listeners: list[socket.socket] = []
     if "receive" in wanted:
         receive = config.receive
         places = [(receive.host, receive.port), *map(endpoint, receive.also_listen)]
-        found += roles.receive_roles(config, [_listen(host, port, "[receive]", places) for host, port in places])
+        listeners = [_listen(host, port, "[receive]", places) for host, port in places]
+        found += roles.receive_roles(config, listeners)
     if "relay" in wanted:
         found.append(roles.relay_role(config, hash_key))
     if "sidecar" in wanted:
@@ -60,7 +63,7 @@ def serve(config: Config, *, role: str = "all") -> int:
     gc.freeze()  # what is loaded now stays shared between the processes
     sys.stdout.flush()
     try:
-        return supervise(found)
+        return supervise(found, on_stop=lambda: _refuse(listeners))
     finally:
         if role == "all":
             shutil.rmtree(metrics, ignore_errors=True)
@@ -71,6 +74,13 @@ def _raise_open_files() -> None:
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _refuse(listeners: Sequence[socket.socket]) -> None:
+    """Let connections be refused from now on; every process has the listeners, so closing ours would not do it."""
+    for listener in listeners:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
 
 
 def _listen(host: str, port: int, section: str, beside: Sequence[tuple[str, int]] = ()) -> socket.socket:

@@ -67,8 +67,16 @@ class _Child:
     restart_at: float | None = None
 
 
-def supervise(roles: Sequence[Role], *, patience_seconds: float = PATIENCE_SECONDS) -> int:
-    """Run every role in a process of its own until SIGTERM or SIGINT. Returns 0, or 1 if a child had to be killed."""
+def supervise(
+    roles: Sequence[Role],
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+    on_stop: Callable[[], None] = lambda: None,
+) -> int:
+    """Run every role in a process of its own until SIGTERM or SIGINT. Returns 0, or 1 if a child had to be killed.
+
+    `on_stop` is called once, before the children are told to stop.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     children = [_Child(role) for role in roles]
     for child in children:
@@ -79,6 +87,7 @@ def supervise(roles: Sequence[Role], *, patience_seconds: float = PATIENCE_SECON
         caught = signal.sigtimedwait(_SIGNALS, max(0.0, min(waits) - time.monotonic())) if waits else None
         signum = signal.sigwait(_SIGNALS) if not waits else caught.si_signo if caught else 0
         if signum in (signal.SIGTERM, signal.SIGINT):
+            on_stop()
             return _stop(children, patience_seconds)
         _reap(children)
         for child in children:

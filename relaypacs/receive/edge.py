@@ -137,6 +137,8 @@ class Edge:
                     self._listen(False)
                     self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE_SECONDS
                     return
+                if error.errno == errno.EINVAL:
+                    return  # shut down: the order to stop is on its way
                 continue  # that connection is gone already
             sock.setblocking(False)
             reach("edge.accepted")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.peers.ports import wait_until
+from tests.peers.node import Node
+from tests.peers.ports import answers, wait_until
 from tests.peers.raw import ABORT, AC, COMMAND, DATA, LAST, Raw, associate_rq, pdu, pdv, store_rq
 from tests.peers.receiver import Receiver
 
@@ -105,3 +107,22 @@ def open_sockets() -> int:
         with suppress(OSError):
             count += str(entry.readlink()).startswith("socket:")
     return count
+
+
+def test_sigterm_of_a_node_finishes_what_runs_and_ends_with_0(tmp_path: Path) -> None:
+    with Node(tmp_path / "node", sections={"receive": {"grace_seconds": 20.0}}) as node:
+        with Raw(node.port) as peer, Raw(node.port) as idle, Raw(node.port) as silent:
+            assert [peer.associate(), idle.associate()] == [AC, AC]
+            peer.send(pdu(DATA, pdv(1, COMMAND | LAST, store_rq())) + pdu(DATA, pdv(1, 0, b"first")))
+            time.sleep(0.3)
+            node.program.signal(signal.SIGTERM)
+            assert idle.read_pdu() == (ABORT, bytes(4))
+            assert silent.is_closed()
+            wait_until(lambda: not answers(node.port), "nothing listens", 5.0)
+            peer.send(pdu(DATA, pdv(1, LAST, b"second")))
+            assert peer.read_status() == 0
+            assert peer.read_pdu() == (ABORT, bytes(4))
+        wait_until(lambda: node.program.exit_code is not None, "the node has ended", 15.0)
+        assert node.program.exit_code == 0
+        node.start()
+        wait_until(lambda: node.ledger()["received"] == 1, "it is in the ledger", 10.0)
