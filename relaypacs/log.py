@@ -40,13 +40,16 @@ _sink = _Sink()
 def setup(*, level: str, json_lines: bool, service: str, hash_key: bytes = b"", stream: TextIO | None = None) -> None:
     """Set this process's level (`debug` … `critical`), format, service name and the key of `uid_hash`.
 
-    Also silences the loggers of libraries that quote peers' data (pynetdicom, pydicom): what they say could hold PHI.
+    Also silences the libraries' own loggers: they quote peers' data, what they say could hold PHI.
     """
     _sink.level, _sink.json, _sink.service = _LEVELS[level], json_lines, service
     _sink.stream, _sink.hash_key = stream, hash_key
     for name in ("pynetdicom", "pydicom"):
         library = logging.getLogger(name)
         library.handlers, library.propagate, library.level = [logging.NullHandler()], False, CRITICAL + 1
+    # Without any handler, logging writes the others' warnings (urllib3 quotes broken headers) to standard error.
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())
     warnings.filterwarnings("ignore", module=r"pydicom|pynetdicom")
 
 

@@ -7,10 +7,13 @@ is `ConnectFailed` (nothing was sent) or `ExchangeFailed`, each with a sentence;
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -145,7 +148,9 @@ class HttpPeer:
             except (OSError, HTTPError, http.client.HTTPException):
                 pass
             raise
-        return connection.getresponse()
+        # Its first byte in time, and the rest of its head in as much again, whatever comes before it (100 Continue).
+        with _cut_after(2 * self._response_timeout_seconds, connection.sock):
+            return connection.getresponse()
 
     def _read(self, response: BaseHTTPResponse, limit_bytes: int) -> Answer:
         deadline = time.monotonic() + self._response_timeout_seconds
@@ -171,6 +176,32 @@ class HttpPeer:
             pair = base64.b64encode(f"{given.username}:{given.password}".encode()).decode()
             return {"Authorization": f"Basic {pair}"}
         return {}
+
+
+@contextlib.contextmanager
+def _cut_after(seconds: float, sock: socket.socket | None) -> Iterator[None]:
+    """Cut the connection if this takes longer than `seconds` in all; TimeoutError then."""
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # beneath TLS, whose own state has another thread
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, HTTPError, http.client.HTTPException, ValueError):
+        if late.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+    if late.is_set():  # headers may seem to end where the connection does
+        raise TimeoutError
 
 
 def _cause(error: Exception) -> Exception:

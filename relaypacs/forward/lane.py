@@ -146,6 +146,8 @@ def sentence(problem: UpperError, *, response_timeout_seconds: float) -> str:
     """What an association's failure means and where to mend it, without the peer's words."""
     if isinstance(problem, AssociationRejected):
         return rejected(problem.result, problem.source, problem.reason)
+    if isinstance(problem, AnswerTimeout) and problem.requesting:
+        return "destination took the connection and did not answer the association request in time: check its load"
     if isinstance(problem, AnswerTimeout):
         return (
             f"destination was silent for up to {response_timeout_seconds:g} s while an answer was owed, so the "

@@ -113,7 +113,7 @@ def _negotiate(association: InlineAssociation, reader: Reader) -> Requested:
         association.acse_timeout = _RELEASE_TIMEOUT_SECONDS
         return requested
     if answer is None or answer.result != 0:
-        raise requested.ended("in answer to the association request")
+        raise requested.ended("in answer to the association request", requesting=True)
     requested.close()  # no context was accepted, and pynetdicom has aborted
     return requested
 
@@ -230,7 +230,7 @@ class Requested:
             self._association.acse.send_release(is_response=True)
         self.close()
 
-    def ended(self, when: str) -> UpperError:
+    def ended(self, when: str, *, requesting: bool = False) -> UpperError:
         """Close, and return the error that says how the association ended. `when`: `in answer to a C-ECHO`."""
         inline = self._inline
         if inline.state == "Sta8":
@@ -243,7 +243,7 @@ class Requested:
         if inline.aborted_because:
             return PeerBroken(f"the peer broke the protocol {when}: {inline.aborted_because}", 2)
         if silent:
-            return AnswerTimeout(f"the peer was silent for too long {when}")
+            return AnswerTimeout(f"the peer was silent for too long {when}", requesting=requesting)
         return ConnectionLost(f"{inline.lost_because} {when}", 2)
 
 

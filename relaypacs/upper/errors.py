@@ -50,4 +50,11 @@ class PeerBroken(AssociationAborted):
 
 
 class AnswerTimeout(UpperError):
-    """The peer was silent for too long; the association was aborted and must not be used again."""
+    """The peer was silent for too long; the association was aborted and must not be used again.
+
+    `requesting`: it was the association request that had no answer.
+    """
+
+    def __init__(self, message: str, *, requesting: bool = False) -> None:
+        super().__init__(message)
+        self.requesting = requesting

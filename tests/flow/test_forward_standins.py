@@ -119,7 +119,7 @@ def releases_instead_of_answering(peer: Connection) -> None:
 CASES: list[tuple[Serve, str]] = [
     (hangs_before_the_answer, "was silent"),
     (hangs_in_the_middle, "was silent"),
-    (hangs_before_accepting, "was silent"),
+    (hangs_before_accepting, "did not answer the association request"),
     (closes_at_once, "closed the"),
     (closes_in_the_middle, "closed the"),
     (aborts_in_the_middle, "aborted the association (0/0)"),

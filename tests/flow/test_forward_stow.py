@@ -420,6 +420,38 @@ def test_a_peer_that_drips_its_answer_is_given_up_in_time() -> None:
     one_site(deliveries)
 
 
+@pytest.mark.parametrize("drop", [b"HTTP/1.1 100 Continue\r\n\r\n", b"H", b"HTTP/1.1 200 OK\r\nX-Drop: 1\r\n"])
+def test_a_peer_that_never_ends_the_head_of_its_answer_is_given_up_in_time(drop: bytes) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    done = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            while not done.wait(0.05):
+                try:
+                    connection.sendall(drop)
+                except OSError:
+                    return
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    deliveries = Deliveries()
+    deliveries.add_new()
+    sender = sender_to(f"http://127.0.0.1:{listener.getsockname()[1]}", response_timeout_seconds=0.3)
+    started = time.monotonic()
+    killer = threading.Timer(8, done.set)
+    killer.start()
+    assert deliveries.deliver(sender) is not None
+    assert time.monotonic() - started < 4
+    killer.cancel()
+    done.set()
+    thread.join()
+    listener.close()
+    assert "silent for too long" in one_site(deliveries)
+
+
 def test_a_bearer_token_is_sent_and_read_anew_from_its_file(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("one\n")

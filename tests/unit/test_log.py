@@ -143,6 +143,16 @@ def test_libraries_that_quote_peers_are_silent():
     assert heard == []
 
 
+def test_no_library_writes_to_standard_error_by_itself():
+    program = (
+        "import logging; from relaypacs import log\n"
+        "log.setup(level='debug', json_lines=True, service='test')\n"
+        "logging.getLogger('urllib3.connection').warning('Failed to parse headers: PATIENT^NAME')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_warnings_of_pydicom_are_silent():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
