@@ -104,7 +104,8 @@ def act(
         if as_json:
             say.out_json(_document(verb, found, None))
         return 0 if found.ids else 1
-    if not confirmed and not _asked(verb, len(found.ids)):
+    count = say.counted(len(found.ids), "instance" if verb is Verb.RESEND else "delivery")
+    if not confirmed and not agreed(f"{verb} {count}"):
         say.tell("Nothing was changed.")
         return 1
     done = Acted()
@@ -133,11 +134,11 @@ def _show(verb: Verb, which: Selection, found: Found) -> None:
         )
 
 
-def _asked(verb: Verb, count: int) -> bool:
-    what = say.counted(count, "instance" if verb is Verb.RESEND else "delivery")
+def agreed(what: str) -> bool:
+    """Ask at the terminal whether to do `what`. ConfigError if nobody is there."""
     if not sys.stdin.isatty():
-        raise ConfigError([f"this would {verb} {what}; say --yes to do it, or --dry-run to only count"])
-    sys.stderr.write(f"{verb.capitalize()} {what}? [y/N] ")
+        raise ConfigError([f"this would {what}; say --yes to do it, or --dry-run to only count"])
+    sys.stderr.write(f"{what[0].upper()}{what[1:]}? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

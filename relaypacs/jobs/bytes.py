@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, tuple_, update
 
 from relaypacs.jobs.chunks import chunks
-from relaypacs.jobs.schema import HOT, OWED, PURGING, STAGED, UNROUTED, UNSTAGED, checkpoint, delivery, instance
+from relaypacs.jobs.schema import HOT, NOT_OVER, PURGING, STAGED, UNROUTED, UNSTAGED, checkpoint, delivery, instance
 from relaypacs.jobs.values import Unstaged
 from relaypacs.model import Routed
 
@@ -20,9 +20,18 @@ PURGE_LOOKS_AT = 5000
 """Staged instances one `purgeable` looks at; the next call goes on behind them."""
 
 
+def _has_delivery(which: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether the instance has a delivery that fits.
+
+    Not EXISTS, which PostgreSQL may answer by reading every such delivery there is.
+    """
+    found = select(delivery.c.id).where(delivery.c.instance_id == instance.c.id, which).limit(1)
+    return found.scalar_subquery().is_not(None)
+
+
 def _owed() -> ColumnElement[bool]:
     """Somebody is still to get the instance, or a person has to decide about it."""
-    return UNROUTED | exists().where(delivery.c.instance_id == instance.c.id, OWED)
+    return UNROUTED | _has_delivery(NOT_OVER)
 
 
 def _wanted(keep: bool) -> ColumnElement[bool]:
@@ -109,7 +118,7 @@ def staged_and_settled(
 
     Also where to go on: the last one's (staged_at, id), or None at the end.
     """
-    recent = exists().where(delivery.c.instance_id == instance.c.id, delivery.c.settled_at >= settled_before)
+    recent = _has_delivery(delivery.c.settled_at >= settled_before)
     rows = connection.execute(
         select(instance.c.id, instance.c.staged_at, (~_owed() & ~recent).label("over"))
         .where(instance.c.node == node, STAGED, instance.c.staged_at < settled_before)

@@ -37,12 +37,23 @@ from relaypacs.errors import JobsError
 BUSY_SECONDS = 30.0
 """How long a writer waits for another process's (or thread's) transaction before it is an error."""
 _READERS = 8
-_WRITE = "write sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+_WRITE = "write sqlite:///PATH or postgresql://USER@HOST/DATABASE (several hosts: HOST:PORT,HOST:PORT)"
 _MIGRATION_LOCK = 0x52454C41  # "RELA"
 _CHECKPOINT_PAGES = 4000
 """The WAL is copied back after 16 MiB: four times SQLite's default, so a page that changes often is copied less."""
 _CACHE_KIB = 32 * 1024
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING
+
+_CONNECT = {
+    "application_name": "relaypacs",
+    "connect_timeout": 10,
+    # A server that vanished without a word is given up within half a minute; the kernel's own answer is two hours.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+"""What the URL does not say about connecting (libpq's names; the last in milliseconds)."""
 
 BigInt = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits everywhere; SQLite gives rowids to INTEGER primary keys only."""
@@ -54,8 +65,8 @@ def open_engines(url: str) -> tuple[Engine, Engine]:
     Connects to nothing yet. Parameters never appear in an error's text: they hold UIDs.
     """
     try:
-        parsed = make_url(url)
-    except ArgumentError:
+        parsed = _parsed(url)
+    except (ArgumentError, ValueError):
         raise JobsError(f"The job table's URL can't be read; {_WRITE}.") from None
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engines(parsed)
@@ -64,11 +75,22 @@ def open_engines(url: str) -> tuple[Engine, Engine]:
     raise JobsError(f"The job table can't be kept in {parsed.get_backend_name()}; {_WRITE}.")
 
 
+def _parsed(url: str) -> URL:
+    """`url` parsed; several hosts, as libpq takes them (`HOST:PORT,HOST:PORT`), become SQLAlchemy's `host` options."""
+    scheme, _, rest = url.partition("://")
+    place, _, database = rest.partition("/")
+    user, _, hosts = place.rpartition("@")
+    if "," not in hosts or scheme.startswith("sqlite"):
+        return make_url(url)
+    alone = make_url(f"{scheme}://{user}{'@' if user else ''}/{database}")
+    return alone.update_query_pairs([("host", host if ":" in host else f"{host}:5432") for host in hosts.split(",")])
+
+
 def _postgresql_engines(url: URL) -> tuple[Engine, Engine]:
     url = url.set(drivername="postgresql+psycopg")
     options: dict[str, Any] = {
         # Nothing outlives a transaction: a pooler in front may give each one another session.
-        "connect_args": {"prepare_threshold": None, "connect_timeout": 10, "application_name": "relaypacs"},
+        "connect_args": {"prepare_threshold": None, **{n: v for n, v in _CONNECT.items() if n not in url.query}},
         "hide_parameters": True,
         "pool_pre_ping": True,
         "pool_size": _READERS,

@@ -179,6 +179,8 @@ LIVE: ColumnElement[bool] = state_in(LIVE_STATES)
 """Something is still to happen to it; one such per instance and destination."""
 OWED: ColumnElement[bool] = state_in(OWED_STATES)
 """Live or failed: its bytes must stay."""
+NOT_OVER: ColumnElement[bool] = delivery.c.state.not_in([literal_column("'delivered'"), literal_column("'discarded'")])
+"""As `OWED`, where the deliveries are found by their instance: no index of what is owed fits it, so none is read."""
 DISCARDED: ColumnElement[bool] = state_in([State.DISCARDED])
 READY: ColumnElement[bool] = delivery.c.ready == true()
 TIMED: ColumnElement[bool] = delivery.c.due_at.is_not(None)
@@ -215,6 +217,15 @@ checkpoint = Table(
     _count("end"),
     _count("number"),
     _count("chain"),
+)
+
+node = Table(
+    "node",
+    metadata,
+    Column("node", Text, primary_key=True),
+    # Of its state folder: a name is one node's.
+    Column("identity", Text, nullable=False),
+    _time("started_at", nullable=False),
 )
 
 tally = Table(

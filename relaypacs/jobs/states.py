@@ -30,6 +30,8 @@ class Change(StrEnum):
     """A person lets a held one go."""
     DISCARD = "discard"
     """A person gives it up."""
+    ABANDON = "abandon"
+    """The node that has its bytes is gone for good."""
     SUPERSEDE = "supersede"
     """A dead letter is answered: the instance is queued for the destination anew."""
 
@@ -44,6 +46,7 @@ TRANSITIONS: Mapping[Change, tuple[frozenset[State], State]] = {
     Change.HOLD: (frozenset({State.QUEUED, State.DEFERRED}), State.HELD),
     Change.RELEASE: (frozenset({State.HELD}), State.QUEUED),
     Change.DISCARD: (frozenset({State.QUEUED, State.DEFERRED, State.HELD, State.FAILED}), State.DISCARDED),
+    Change.ABANDON: (frozenset({State.QUEUED, State.ACTIVE, State.DEFERRED, State.HELD}), State.FAILED),
     Change.SUPERSEDE: (frozenset({State.FAILED}), State.DISCARDED),
 }
 """Change: the states it may start from, the state it ends in."""

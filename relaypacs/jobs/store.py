@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 from relaypacs.errors import JobsError
 from relaypacs.failpoint import reach
 from relaypacs.jobs import bytes as instance_bytes
-from relaypacs.jobs import delivery, dialect, intake, people, reports, upgrade
+from relaypacs.jobs import delivery, dialect, intake, nodes, people, reports, upgrade
 from relaypacs.jobs import ledger as books
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.text import storable
@@ -26,6 +26,7 @@ from relaypacs.jobs.values import (
     AssociationEnd,
     Counts,
     Found,
+    Joined,
     Ledger,
     QueueRow,
     Selection,
@@ -74,6 +75,29 @@ class JobStore:
         with self._reading() as connection:
             connection.execute(text("SELECT 1"))
 
+    # Nodes
+
+    def join(self, node: str, identity: str, now: float) -> Joined:
+        """The node's only relay process starts: every lease of its earlier life is ended.
+
+        `identity` is its state folder's. JobsError if the name belongs to another one.
+        """
+        with self._writing() as connection:
+            return nodes.join(connection, node, identity, now)
+
+    def owes(self, node: str) -> int | None:
+        """How many deliveries only that node can make; None if no such node has joined."""
+        with self._reading() as connection:
+            return nodes.owes(connection, node)
+
+    def drain(self, node: str, now: float, *, limit: int = 1000) -> int:
+        """Give up what a node still owes that is gone for good, `limit` instances at a time, until this returns 0.
+
+        Its live deliveries become dead letters; in the end its name is free.
+        """
+        with self._writing() as connection:
+            return nodes.drain(connection, node, now, limit=limit)
+
     # Intake
 
     def checkpoints(self, node: str) -> dict[str, Checkpoint]:
@@ -117,11 +141,6 @@ class JobStore:
         if claims:
             with self._writing() as connection:
                 delivery.renew(connection, claims, lease_seconds=lease_seconds, now=now)
-
-    def end_leases(self, node: str) -> int:
-        """End every lease of an earlier life of this node's only relay process; returns how many."""
-        with self._writing() as connection:
-            return delivery.end_leases(connection, node)
 
     def settle(self, settlements: Sequence[Settlement], now: float) -> int:
         """Write how claims ended; returns how many took effect: those whose token is still the delivery's own.

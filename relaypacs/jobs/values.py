@@ -132,6 +132,16 @@ class TraceRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """What a node finds when it starts."""
+
+    leases_ended: int
+    """Deliveries that were in flight when it last ended."""
+    others: tuple[str, ...]
+    """The names of the other nodes on this job table."""
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """What a person's verb is about: everything that every given part fits. An empty study fits nothing."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from relaypacs import log
@@ -12,6 +13,8 @@ from relaypacs.forward.dispatch import Forwarder
 from relaypacs.forward.source import ByteSource
 from relaypacs.intake import ArrivalReader, CallerPolicy, Intake
 from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Joined
+from relaypacs.node.identity import identity
 from relaypacs.node.supervisor import Stop
 from relaypacs.policy.admission import find_caller
 from relaypacs.policy.routing import Router
@@ -110,21 +113,38 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
 
 
 def _open_jobs(config: Config, stop: Stop) -> JobStore | None:
-    """The job table, migrated; waits while it is down. None after `stop`."""
-    told = False
+    """The job table, migrated, with this node joined; waits while it is down. None after `stop`."""
+    told = ""
     while not stop.event.is_set():
+        jobs = None
         try:
             jobs = JobStore.open(config.jobs_url, identifiers=config.node.identifiers)
-            jobs.migrate()
+            if config.jobs.migrate:
+                jobs.migrate()
+            else:
+                jobs.check_schema()
             # The node has one relay process and this is it: whoever held a lease is dead.
-            ended = jobs.end_leases(config.node.name)
-        except JobsError as problem:
-            if not told:
+            joined = jobs.join(config.node.name, identity(config.node.state_dir), time.time())
+        except (JobsError, OSError) as problem:
+            if str(problem) != told:
                 log.event(log.ERROR, "job-table-down", f"Relay waits for the job table: {problem}")
-            told = True
+            told = str(problem)
+            if jobs is not None:
+                jobs.close()
             stop.event.wait(_RETRY_SECONDS)
         else:
-            if ended:
-                log.event(log.INFO, "leases-ended", f"{ended} deliveries were in flight when the node last ended")
+            _tell(joined)
             return jobs
     return None
+
+
+def _tell(joined: Joined) -> None:
+    if joined.leases_ended:
+        log.event(log.INFO, "leases-ended", f"{joined.leases_ended} deliveries were in flight when the node last ended")
+    if joined.others:
+        log.event(
+            log.WARNING,
+            "job-table-shared",
+            f"The job table is shared with {', '.join(joined.others)}. Staging is on each node's own disk, so only the "
+            "node that received an object delivers it: while a node is down, what it received waits for it.",
+        )

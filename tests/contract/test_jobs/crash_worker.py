@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import threading
@@ -20,6 +21,11 @@ OUTCOMES: tuple[tuple[Outcome, float | None], ...] = (
 )
 
 
+def tell(what: str, count: int) -> None:
+    """One write: the threads' lines don't mix."""
+    os.write(1, f"{what} {count}\n".encode())
+
+
 def receive(store: JobStore) -> None:
     """Take in one batch after another; every third object is one received before."""
     while True:
@@ -30,7 +36,7 @@ def receive(store: JobStore) -> None:
             for place, n in enumerate(numbers)
         ]
         store.take_in(NODE, batch, [], [Checkpoint("g1", at.end + BATCH, at.number + BATCH)], time.time())
-        print("received", at.number + BATCH, flush=True)
+        tell("received", at.number + BATCH)
 
 
 def forward(store: JobStore, destination: str) -> None:
@@ -40,7 +46,7 @@ def forward(store: JobStore, destination: str) -> None:
         batch = store.claim(destination, node=NODE, limit=15, lease_seconds=0.05, now=time.time())
         outcome, retry_at = rng.choice(OUTCOMES)
         done = store.settle(settled(batch[:12], outcome, retry_at=retry_at), time.time())
-        print("settled", done, flush=True)
+        tell("settled", done)
 
 
 def main(url: str) -> None:

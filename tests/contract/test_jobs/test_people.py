@@ -216,3 +216,4 @@ def test_a_refusal_is_a_sentence_without_a_row(store: JobStore, sql: Sql) -> Non
         store.take_in(NODE, [arrival("1.1"), arrival("1.2")], [], [], 1.0)
     assert "PID-" not in str(caught.value)
     assert caught.value.__suppress_context__
+    sql("DROP INDEX in_the_way")

@@ -56,6 +56,7 @@ def test_a_batch_that_fails_leaves_nothing(store: JobStore, sql: Sql) -> None:
     assert store.ledger().received == 0
     store.take_in(NODE, [arrival()], [end(objects=1)], [Checkpoint("g1", 1, 1, 5)], 1.0)
     assert store.ledger().received == 1
+    sql("DROP INDEX in_the_way")
 
 
 def test_a_batch_whose_commit_was_in_doubt_is_not_counted_twice(store: JobStore) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from relaypacs.jobs.store import JobStore
 from relaypacs.wake.hints import HintReceiver
 from tests.unit.cli.rows import STUDY, filled
 from tests.unit.cli.test_app import COMMAND
@@ -119,3 +120,18 @@ def test_a_person_is_asked_and_the_node_is_woken(folder: Path, answer: bytes, co
     hints.close()
     os.close(ours)
     os.close(theirs)
+
+
+def test_a_node_that_is_gone_is_drained(folder: Path) -> None:
+    assert run("node", "drain", "node-1", "--yes", cwd=folder).returncode == 1
+    store = JobStore.open(f"sqlite:///{folder}/jobs.sqlite")
+    store.join("node-1", "lost", 1.0)
+    store.close()
+    done = run("node", "drain", "node-1", cwd=folder)
+    assert (done.returncode, states(folder)) == (2, {"deferred": 1, "failed": 1})
+    assert "give up 1 delivery of node node-1, for good; say --yes" in done.stderr
+    assert run("node", "drain", "node-1", "--dry-run", cwd=folder).stdout.startswith("Would give up 1 delivery")
+    done = run("node", "drain", "node-1", "--yes", cwd=folder)
+    assert (done.returncode, done.stdout) == (0, "1 delivery given up; the name node-1 is free.\n")
+    assert states(folder) == {"failed": 2}
+    assert "which was drained" in run("trace", STUDY, cwd=folder).stdout

@@ -79,6 +79,7 @@ HOT: dict[str, Callable[[JobStore], object]] = {
         [Checkpoint("g1", 1, 1, 1)],
         6.0,
     ),
+    "drain": lambda store: store.drain(NODE, 6.0),
     "checkpoints": lambda store: store.checkpoints(NODE),
     "to_stage": lambda store: store.to_stage(NODE, received_before=1e9, keep=False, limit=10),
     "to_stage, kept": lambda store: store.to_stage(NODE, received_before=1e9, keep=True, limit=10),

@@ -1,0 +1,66 @@
+"""The nodes that share a job table: joining under a name of one's own, and leaving for good.
+
+Called by `JobStore` for the relay process and the CLI. A name belongs to one state folder: two nodes under one name
+would end each other's leases and mix up their segments, so the second is refused. While staging is on a node's own
+disk, only the node that received an object delivers it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from relaypacs.errors import JobsError
+from relaypacs.jobs.delivery import end_leases, move
+from relaypacs.jobs.schema import HOT, LIVE, STAGED, checkpoint, delivery, instance, node
+from relaypacs.jobs.states import Change
+from relaypacs.jobs.values import Joined
+
+LOST = "its bytes were on node {name}, which was drained; send it from the modality again"
+
+
+def join(connection: Connection, name: str, identity: str, now: float) -> Joined:
+    """The relay process of node `name`, whose state folder is `identity`, starts: end the leases of its earlier life.
+
+    JobsError if the name is another's.
+    """
+    known = connection.scalar(select(node.c.identity).where(node.c.node == name).with_for_update())
+    if known is None:
+        connection.execute(insert(node), {"node": name, "identity": identity, "started_at": now})
+    elif known != identity:
+        raise JobsError(
+            f"The job table knows a node {name!r} with another state folder; give this one another [node] name, "
+            f"or, if that folder is gone for good, run `relaypacs node drain {name}` first."
+        )
+    else:
+        connection.execute(update(node).where(node.c.node == name).values(started_at=now))
+    others = connection.scalars(select(node.c.node).where(node.c.node != name).order_by(node.c.node)).all()
+    return Joined(leases_ended=end_leases(connection, name), others=tuple(others))
+
+
+def owes(connection: Connection, name: str) -> int | None:
+    """How many live deliveries only node `name` can make; None if no such node has joined."""
+    if connection.scalar(select(node.c.node).where(node.c.node == name)) is None:
+        return None
+    return len(connection.scalars(select(delivery.c.id).where(LIVE, delivery.c.home == name)).all())
+
+
+def drain(connection: Connection, name: str, now: float, *, limit: int) -> int:
+    """Take the next `limit` instances (at most) of a node that is gone for good; returns how many. 0: it is forgotten.
+
+    Its live deliveries become dead letters that say why, its bytes count as gone.
+    """
+    mine = select(instance.c.id).where(instance.c.node == name).limit(limit).with_for_update()
+    ids = connection.scalars(mine.where(HOT)).all() or connection.scalars(mine.where(STAGED)).all()
+    if not ids:
+        connection.execute(delete(checkpoint).where(checkpoint.c.node == name))
+        connection.execute(delete(node).where(node.c.node == name))
+        return 0
+    connection.execute(
+        move(Change.ABANDON, ready=False, due_at=None, settled_at=now, reason=LOST.format(name=name)).where(
+            delivery.c.instance_id.in_(ids)
+        )
+    )
+    connection.execute(
+        update(instance).where(instance.c.id.in_(ids)).values(generation=None, staged_key=None, staged_at=None)
+    )
+    return len(ids)
