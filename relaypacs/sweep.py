@@ -84,7 +84,8 @@ class Sweep:
         self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
         self._hash_key, self._hot_seconds, self._keep_seconds, self._date = hash_key, hot_seconds, keep_seconds, date
         # The spool stops at its mark, and staging at half of it: the rest is for rows. A little above it, room is made.
-        self._leave_free_bytes, self._short_bytes = min_free_bytes // 2, min_free_bytes + min_free_bytes // 4
+        self._leave_free_bytes = min_free_bytes // 2
+        self._short_bytes, self._roomy_bytes = min_free_bytes * 5 // 4, min_free_bytes * 3 // 2
         self._clock = clock
         self._nudged = nudged
         self._short = False
@@ -177,7 +178,8 @@ class Sweep:
         return self._keep_seconds is None or (self._keep_seconds > 0.0 and not self._short)
 
     def _look_at_room(self) -> None:
-        short = self._keep_seconds is not None and self._staging.free_bytes() < self._short_bytes
+        enough = self._roomy_bytes if self._short else self._short_bytes
+        short = self._keep_seconds is not None and self._staging.free_bytes() < enough
         if short and not self._short:
             log.event(log.WARNING, "disk-short", "Settled instances are no longer kept: the disk is almost full.")
         elif self._short and not short:
