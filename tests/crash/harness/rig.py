@@ -18,12 +18,13 @@ from tests.peers.node import Node, dimse
 from tests.peers.ports import wait_until
 
 ANSWER_SECONDS = 0.004
+_SETTINGS = {"retry": "1000x1s", "associations": 2, "idle_seconds": 0.1}
 
 
 class Rig:
-    """Context manager. `keep` is the node's `[staging] keep`."""
+    """Context manager. `keep` is the node's `[staging] keep`; `package` a folder to load `relaypacs` from instead."""
 
-    def __init__(self, folder: Path, *, keep: str) -> None:
+    def __init__(self, folder: Path, *, keep: str, package: Path | None = None) -> None:
         self.keep = keep
         self.kills = 0
         self._order = folder / "order"
@@ -35,15 +36,15 @@ class Rig:
         self.node = Node(
             folder / "node",
             destinations=[
-                dimse("dcmtk", self.scp.port, self.scp.aet, retry="1000x1s", associations=2),
-                dimse("recorder", self.recorder.port, self.recorder.aet, retry="1000x1s", associations=2),
+                dimse("dcmtk", self.scp.port, self.scp.aet, **_SETTINGS),
+                dimse("recorder", self.recorder.port, self.recorder.aet, **_SETTINGS),
             ],
             sections={
                 "spool": {"min_free_bytes": 64 << 20, "segment_bytes": 1 << 20, "recycle_segments": 4},
                 "staging": {"keep": keep, "hot_seconds": 0.0},
                 "receive": {"grace_seconds": 3.0},
             },
-            environment={"RELAYPACS_FAILPOINT": f"@{self._order}"},
+            environment={"RELAYPACS_FAILPOINT": f"@{self._order}"} | ({"PYTHONPATH": str(package)} if package else {}),
         )
         self.jobs = JobStore.open(f"sqlite:///{self.node.state_dir}/jobs.sqlite")
 

@@ -12,10 +12,10 @@ from tests.crash.harness.rig import Rig
 from tests.crash.harness.traffic import Traffic
 from tests.crash.harness.verdict import Totals, Verdict
 
-REACH_SECONDS = 15.0
+REACH_SECONDS = 25.0
 """How long traffic goes on without the point being reached."""
 QUIET_SECONDS = 30.0
-LEAST_IMAGES, MOST_IMAGES = 16, 300
+LEAST_IMAGES, MOST_IMAGES = 16, 1000
 STEADY_KILLS = 3
 """After so many deaths of single processes all are killed: the supervisor waits longer with each of them."""
 
@@ -75,6 +75,10 @@ class Life:
             time.sleep(0.05)
         self._verdict.check_end()
 
+    def count(self) -> None:
+        """Add what the recorder got more than once to the totals."""
+        self._totals.repeats += self._verdict.repeats()
+
     def _leftover(self) -> bool:
         return self.rig.keep == "none" and bool(self.rig.staged_files())
 
@@ -111,10 +115,16 @@ class Life:
 
 
 def live(
-    folder: Path, keep: str, runs: Sequence[Point | None], chance: random.Random, totals: Totals
+    folder: Path,
+    keep: str,
+    runs: Sequence[Point | None],
+    chance: random.Random,
+    totals: Totals,
+    *,
+    package: Path | None = None,
 ) -> Sequence[Point | None]:
     """One life with these runs; None is a kill at random. After a fault it ends; returns the runs that are left."""
-    with Rig(folder, keep=keep) as rig:
+    with Rig(folder, keep=keep, package=package) as rig:
         life = Life(rig, chance, totals)
         for number, point in enumerate(runs, 1):
             begun, faults = time.monotonic(), len(totals.faults)
@@ -126,6 +136,8 @@ def live(
             name, seconds = point.name if point else "random", time.monotonic() - begun
             print(f"{totals.runs:4} {name:22} {seconds:5.1f} s  {word}", flush=True)
             if len(totals.faults) > faults:
+                life.count()
                 return runs[number:]
         life.end()
+        life.count()
     return []

@@ -23,6 +23,7 @@ from tests.peers import raw
 
 _SMALL_BYTES, _LARGE_BYTES = 33 << 10, 700 << 10
 _RETRY_SECONDS = 0.03
+_MANY = 150
 
 
 class Traffic:
@@ -74,6 +75,10 @@ class Traffic:
             self.made[image.sop_instance_uid] = image
             return image
 
+    def pause(self) -> float:
+        """What a fast sender rests between two images, in seconds: longer when many have been sent."""
+        return 0.004 if len(self.made) < _MANY else 0.05
+
     def may_go_on(self) -> bool:
         """Whether there is time left."""
         return time.monotonic() < self._give_up_at
@@ -113,7 +118,7 @@ class _RawSender:
                 except OSError:
                     self._drop()
                 time.sleep(_RETRY_SECONDS)
-            time.sleep(0.004)
+            time.sleep(traffic.pause())
         self._release()
 
     def _store(self, image: Image) -> bool:
@@ -189,6 +194,7 @@ class _StockSender:
         while (image := self._traffic.next()) is not None:
             while self._traffic.may_go_on() and not self._store(image):
                 time.sleep(_RETRY_SECONDS)
+            time.sleep(self._traffic.pause())
         if self._association is not None and self._association.is_established:
             self._association.release()
 

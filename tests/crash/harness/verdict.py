@@ -84,7 +84,6 @@ class Verdict:
     def check_end(self) -> None:
         """At the end of the rig's life, the node started anew: everything once more, staging, and no space held."""
         self.check("end", self.acknowledged)
-        self._totals.repeats += self.repeats()
         known = {image.digest for image in self.made.values()}
         for path in self._rig.staged_files():
             if _digest(path) not in known:

@@ -1,0 +1,171 @@
+"""RelayPACS with one promise broken, each time: the suite must say so. `python -m tests.crash.harness.mutants [NAME …]`
+
+A mutant is a change to the text of a few modules in a copy of the package; the node of the rig runs the copy.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import relaypacs
+from tests.crash.harness.points import BY_NAME
+from tests.crash.harness.runs import live
+from tests.crash.harness.verdict import Totals
+
+ATTEMPTS = 8
+"""Runs, at most, until a mutant is found out: whether it shows depends on what was in flight."""
+
+
+class Edit(NamedTuple):
+    """In `module` (below `relaypacs`), `old` becomes `new`."""
+
+    module: str
+    old: str
+    new: str
+
+
+class Mutant(NamedTuple):
+    """`point` is where the kill shows what is broken; `shown_by` the counters of which one must then not be 0."""
+
+    point: str
+    shown_by: tuple[str, ...]
+    edits: tuple[Edit, ...]
+
+
+_COMMITTED = """\
+        size = self._commit(sink)
+        reach("lane.committed")
+        try:
+            self._answer(context_id, request, sink.answer or _UNEXPECTED, received_at)
+"""
+_ANSWERED_FIRST = """\
+        self._answer(context_id, request, sink.answer or _STORED, received_at)
+        try:
+            size = self._commit(sink)
+"""
+_TAKE_IN = (
+    "            return intake.take_in("
+    "connection, node, arrivals, ends, checkpoints, now=now, identifiers=self._identifiers)\n"
+)
+_AGAIN = "        with self._writing() as connection:\n"
+_CHECKPOINT = """\
+            intake.upsert(
+                connection,
+                intake.checkpoint,
+                [{"node": node} | {name: getattr(one, name) for name in one.__slots__} for one in checkpoints],
+                replace=("end", "number", "chain"),
+            )
+"""
+_READ_TO = "    read_to = _read_to(connection, node, {one.generation for one in checkpoints})\n"
+_CHECKPOINT_OF_ROWS = "            for one in checkpoints\n"
+_STORE = "                outcome = self._store(claim, read)\n"
+_REPORT = "            if outcome is not None:\n                report(claim, outcome, started, time.time())\n"
+_PENDING = "        pending = list(batch)\n"
+_BUFFERS = "buffers = message_buffers(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)"
+
+MUTANTS = {
+    "Success before the commit": Mutant(
+        "append.commit", ("lost",), (Edit("receive/lane.py", _COMMITTED, _ANSWERED_FIRST),)
+    ),
+    "checkpoint committed before the rows": Mutant(
+        "jobs.mid-take-in",
+        ("lost",),
+        (
+            Edit("jobs/intake.py", _READ_TO, "    read_to: dict[str, int] = {}\n"),
+            Edit("jobs/store.py", _TAKE_IN, _CHECKPOINT + _AGAIN + _TAKE_IN),
+        ),
+    ),
+    "rows committed before the checkpoint": Mutant(
+        "jobs.checkpoint",
+        ("imbalance",),
+        (
+            Edit("jobs/intake.py", _READ_TO, "    read_to: dict[str, int] = {}\n"),
+            Edit("jobs/intake.py", '    reach("jobs.checkpoint")\n', ""),
+            Edit("jobs/intake.py", _CHECKPOINT_OF_ROWS, "            for one in checkpoints[:0]\n"),
+            Edit(
+                "jobs/store.py",
+                _TAKE_IN,
+                _TAKE_IN.replace("return", "taken =")
+                + '        reach("jobs.checkpoint")\n'
+                + _AGAIN
+                + _CHECKPOINT
+                + "        return taken\n",
+            ),
+        ),
+    ),
+    "settled before the answer": Mutant(
+        "forward.sent",
+        ("lost",),
+        (
+            Edit(
+                "forward/cstore.py",
+                _PENDING,
+                _PENDING + "        for claim in batch:\n            report(claim, store_outcome(0), 0.0, 0.0)\n",
+            ),
+            Edit("forward/cstore.py", _REPORT, ""),
+        ),
+    ),
+    "freed before it is taken in": Mutant(
+        "intake.read",
+        ("lost", "faults"),
+        (Edit("sweep.py", "self._intake.finished(generation)\n                and not self._jobs", "not self._jobs"),),
+    ),
+    "every object sent twice": Mutant(
+        "forward.settled", ("faults",), (Edit("forward/cstore.py", _STORE, _STORE + _STORE),)
+    ),
+    "the last bytes not sent": Mutant(
+        "forward.sent",
+        ("partial",),
+        (
+            Edit("forward/lane.py", _BUFFERS, _BUFFERS.replace("dataset,", "dataset[:-2],")),
+            Edit("forward/lane.py", "buffers if crc32c is None else checked(buffers, dataset, crc32c)", "buffers"),
+        ),
+    ),
+}
+
+
+def copy_with(edits: Sequence[Edit], folder: Path) -> Path:
+    """A copy of the package below `folder` with the edits made; AssertionError if a text isn't there exactly once."""
+    copy = folder / "relaypacs"
+    shutil.copytree(Path(relaypacs.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for edit in edits:
+        module = copy / edit.module
+        text = module.read_text()
+        assert text.count(edit.old) == 1, f"{edit.module} has changed: the mutant must follow"
+        module.write_text(text.replace(edit.old, edit.new))
+    return folder
+
+
+def found_out(name: str, folder: Path, seed: int) -> Totals | None:
+    """Kill the mutant until the suite finds what is broken; what it found, or None if it found nothing."""
+    mutant = MUTANTS[name]
+    package = copy_with(mutant.edits, folder / "package")
+    point = BY_NAME[mutant.point]
+    chance = random.Random(seed)
+    totals = Totals()
+    for number in range(ATTEMPTS):
+        live(folder / f"life-{number}", point.keep or "7d", [point] * 2, chance, totals, package=package)
+        if any(getattr(totals, counter) for counter in mutant.shown_by):
+            return totals
+    return None
+
+
+def main(names: Sequence[str]) -> int:
+    """Try the named mutants, or all; 0 when every one was found out."""
+    missed = []
+    for name in names or MUTANTS:
+        with tempfile.TemporaryDirectory(prefix="relaypacs-crash-") as folder:
+            totals = found_out(name, Path(folder), random.randrange(1 << 30))
+        print(f"{name}: {totals.line() if totals else 'NOT FOUND OUT'}", flush=True)
+        missed += [] if totals else [name]
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
