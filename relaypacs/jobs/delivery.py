@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, Update, and_, bindparam, insert, select, update
+from sqlalchemy import Connection, Update, and_, bindparam, select, update
 
 from relaypacs.jobs.chunks import chunks
+from relaypacs.jobs.dialect import insert_rows
 from relaypacs.jobs.schema import READY, TIMED, attempt, delivery, instance, state_in
 from relaypacs.jobs.states import TRANSITIONS, Change
 from relaypacs.model import Claim, Deferred, Delivered, Location, Settlement, State
@@ -148,14 +149,14 @@ def settle(connection: Connection, settlements: Sequence[Settlement], now: float
     A deferral without a next time is a dead letter.
     """
     tokens: dict[int, int] = {}
-    for ids in chunks(one.claim.delivery_id for one in settlements):
+    for ids in chunks(sorted({one.claim.delivery_id for one in settlements})):
+        # Found by their keys alone: an index of what is active may hold everything that waits.
         found = connection.execute(
-            select(delivery.c.id, delivery.c.token)
-            .where(delivery.c.id.in_(ids), delivery.c.state == "active")
-            .with_for_update()
+            select(delivery.c.id, delivery.c.token, delivery.c.state).where(delivery.c.id.in_(ids)).with_for_update()
         )
-        tokens.update((row.id, row.token) for row in found)
-    changes: dict[Change, list[dict[str, object]]] = {}
+        tokens.update((row.id, row.token) for row in found if row.state == State.ACTIVE)
+    # What has the same values is one UPDATE. The rows are locked and their tokens looked at: nothing comes in between.
+    ended: dict[tuple[Change, tuple[tuple[str, object], ...]], list[int]] = {}
     attempts: list[dict[str, object]] = []
     for one in settlements:
         # Taken out, so that the same claim settled twice counts once.
@@ -163,22 +164,34 @@ def settle(connection: Connection, settlements: Sequence[Settlement], now: float
             continue
         del tokens[one.claim.delivery_id]
         change, values, tried = _ended(one, now)
-        changes.setdefault(change, []).append(values)
+        ended.setdefault((change, tuple(values.items())), []).append(one.claim.delivery_id)
         attempts.append(tried)
-    for change, rows in changes.items():
-        statement = move(change).where(_LEASED)
-        connection.execute(statement.values(attempts=delivery.c.attempts + 1, ready=False), rows)
-    if attempts:
-        connection.execute(insert(attempt), attempts)
+    single: dict[Change, list[dict[str, object]]] = {}
+    for (change, same), keys in ended.items():
+        if len(keys) == 1:
+            single.setdefault(change, []).append({"key": keys[0], **dict(same)})
+            continue
+        for ids in chunks(keys):
+            connection.execute(_counted(change).where(delivery.c.id.in_(ids)), dict(same))
+    for change, rows in single.items():
+        connection.execute(_counted(change).where(delivery.c.id == bindparam("key")), rows)
+    insert_rows(connection, attempt, attempts)
     return len(attempts)
+
+
+def _counted(change: Change) -> Update:
+    """An UPDATE of deliveries that were tried once more; the values come as parameters."""
+    parameters: dict[str, object] = {name: bindparam(name) for name in _ENDED}
+    return move(change, attempts=delivery.c.attempts + 1, ready=False, **parameters)
+
+
+_ENDED = ("status", "reason", "warning", "due_at", "settled_at")
 
 
 def _ended(one: Settlement, now: float) -> tuple[Change, dict[str, object], dict[str, object]]:
     """What a settlement changes, the values of the delivery and the row of the attempt."""
     outcome = one.outcome
     values: dict[str, object] = {
-        "key": one.claim.delivery_id,
-        "fence": one.claim.token,
         "status": outcome.status,
         "reason": "",
         "warning": False,

@@ -16,7 +16,7 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs.batch import Batch, Version
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import supersede
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.dialect import insert_rows, upsert
 from relaypacs.jobs.schema import LIVE, association, checkpoint, delivery, instance, tally
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import Arrival, AssociationEnd, TakenIn
@@ -205,7 +205,7 @@ def _write_deliveries(connection: Connection, batch: Batch) -> None:
     for version, row in batch.deliveries:
         first = since.get((row["study_instance_uid"], row["destination"]), batch.now)
         rows.append(row | {"instance_id": version.id, "study_at": first})
-    connection.execute(insert(delivery), rows)
+    insert_rows(connection, delivery, rows)
 
 
 def checkpoints(connection: Connection, node: str) -> dict[str, Checkpoint]:

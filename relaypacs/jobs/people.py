@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
 
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import hasten, move, supersede
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.dialect import insert_rows, upsert
 from relaypacs.jobs.schema import LIVE, OWED, association, audit, delivery, instance, state_in, tally
 from relaypacs.jobs.states import SELECTS, Change, Verb
 from relaypacs.jobs.text import storable
@@ -137,8 +137,9 @@ def _queue_anew(connection: Connection, wanted: Sequence[tuple[int, str, int]], 
     if not able:
         return acted
     supersede(connection, [one[:2] for one in able], now)
-    connection.execute(
-        insert(delivery),
+    insert_rows(
+        connection,
+        delivery,
         [
             {
                 "instance_id": instance_id,
