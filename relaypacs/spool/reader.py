@@ -221,7 +221,7 @@ class SpoolReader:
             try:
                 if self._recycle and not retired.exists() and self._fits(path):
                     self._disk.rename(path, self._folder / FREE / path.name)
-                    reach("reader.freed")
+                    reach("segment.freed")
                     self._disk.sync_folder(self._folder / FREE)
                 else:
                     self._disk.unlink(path)

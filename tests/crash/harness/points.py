@@ -45,7 +45,7 @@ POINTS = (
     Point("forward.answered", "the destination has answered", 20),
     Point("forward.unsettled", "outcomes are gathered, not settled", 6),
     Point("forward.settled", "outcomes are settled, nobody knows yet", 6),
-    Point("reader.freed", "a segment's file is free, the folder not synced", 2),
+    Point("segment.freed", "a segment's file is free, the folder not synced", 2),
     Point("sweep.freed", "a segment is free, its checkpoint is there", 2),
     Point("sweep.purging", "a file is chosen for deletion", 2, "none"),
     Point("sweep.purged", "files are deleted, rows don't know", 1, "none"),
