@@ -1,6 +1,6 @@
 """`kill -9` at every named point and at random instants: nothing acknowledged is lost, the ledger balances.
 
-A smaller round of `scripts/crash`, each point once. `--long`: each twenty times and 500 random instants, and the mutants.
+A smaller round of `scripts/crash`: each point once. `--long`: each twenty times, 500 random instants, the mutants.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A failpoint kills once, at the passage that was ordered, in whichever process comes first; without an order nothing."""
+"""A failpoint kills once, at the passage ordered, in whichever process comes first; without an order it is nothing."""
 
 import os
 import re
