@@ -95,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{len(totals.faults)} faults; logs and state are in {folder}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
+    if totals.left_over:
+        print(f"{totals.left_over} staged files were left over though nothing was owed or kept")
     print(totals.line())
     return 1 if totals.faults or totals.lost or totals.partial or totals.imbalance else 0
 
