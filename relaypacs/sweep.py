@@ -37,6 +37,9 @@ _STAGED_BYTES = Counter("relaypacs_staged_bytes_total", "Bytes copied from the s
 _PURGED = Counter(
     "relaypacs_purged_instances_total", "Staged files deleted because they were settled and kept long enough."
 )
+_FORGOTTEN = Counter(
+    "relaypacs_forgotten_instances_total", "Instances whose rows were deleted: no bytes left, over for long enough."
+)
 _FREED = Counter("relaypacs_spool_freed_segments_total", "Spool segments freed for reuse or deleted.")
 _TROUBLE = Gauge(
     "relaypacs_sweep_trouble",
@@ -74,18 +77,20 @@ class Sweep:
         keep_seconds: float | None,
         min_free_bytes: int,
         date: str,
+        keep_rows_seconds: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`nudged` is set by anyone after rows or deliveries changed.
 
         `keep_seconds`: how long settled instances stay staged (None: for ever); `min_free_bytes`: the spool's mark;
-        `date`: `study` or `received`.
+        `date`: `study` or `received`; `keep_rows_seconds`: how long rows stay when all is over (None: for ever).
         """
         self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
         self._hash_key, self._hot_seconds, self._keep_seconds, self._date = hash_key, hot_seconds, keep_seconds, date
         # The spool stops at its mark, and staging at half of it: the rest is for rows. A little above it, room is made.
         self._leave_free_bytes = min_free_bytes // 2
         self._short_bytes, self._roomy_bytes = min_free_bytes * 5 // 4, min_free_bytes * 3 // 2
+        self._keep_rows_seconds = keep_rows_seconds
         self._clock = clock
         self._nudged = nudged
         self._short = False
@@ -132,15 +137,15 @@ class Sweep:
         self._look_at_room()
         done: list[int] = []
         problems: list[Exception] = []
-        for deed in (self.purge, lambda: self.stage(self._clock() - self._hot_seconds), self.free):
+        for deed in (self.purge, lambda: self.stage(self._clock() - self._hot_seconds), self.free, self.forget):
             try:
                 done.append(deed())
             except (StagingError, OSError) as problem:
                 problems.append(problem)
         if problems:
             raise problems[0]
-        purged, staged, _ = done
-        return staged >= BATCH or purged >= BATCH
+        purged, staged, _, forgotten = done
+        return max(purged, staged, forgotten) >= BATCH
 
     def stage(self, received_before: float) -> int:
         """Copy instances received before that time (seconds) into staging, durable as one. Returns how many.
@@ -228,6 +233,14 @@ class Sweep:
             self._jobs.purged([instance_id for instance_id, _ in rows])
             _PURGED.inc(len(rows))
         return len(rows)
+
+    def forget(self) -> int:
+        """Delete rows that have no bytes and were over longer ago than they are to be kept. Returns how many."""
+        if self._keep_rows_seconds is None:
+            return 0
+        gone = self._jobs.forget(settled_before=self._clock() - self._keep_rows_seconds, limit=BATCH)
+        _FORGOTTEN.inc(gone)
+        return gone
 
     def _key(self, row: Unstaged) -> str:
         received = time.strftime("%Y%m%d", time.gmtime(row.received_at))

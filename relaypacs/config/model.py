@@ -209,6 +209,10 @@ class Jobs(Section):
         True,
         description="Bring the job table to this version's schema at start; if false, wait until `relaypacs db migrate` has.",
     )
+    keep: Keep = Field(
+        "365d",
+        description="How long rows stay after the last delivery and the bytes are gone: `none`, days as `90d`, or `forever`. What is owed always stays.",
+    )
     lease_seconds: Seconds = Field(120.0, description="How long a claimed delivery is a worker's own, in seconds.")
 
 
@@ -301,5 +305,13 @@ class Config(Section):
     @property
     def keep_seconds(self) -> float | None:
         """How long a settled instance stays staged: seconds, or None for ever."""
-        keep = self.staging.keep
-        return None if keep == "forever" else 0.0 if keep == "none" else float(keep[:-1]) * 86400
+        return _seconds(self.staging.keep)
+
+    @property
+    def keep_rows_seconds(self) -> float | None:
+        """How long the rows of an instance that is over and has no bytes stay: seconds, or None for ever."""
+        return _seconds(self.jobs.keep)
+
+
+def _seconds(keep: str) -> float | None:
+    return None if keep == "forever" else 0.0 if keep == "none" else float(keep[:-1]) * 86400

@@ -20,7 +20,7 @@ PURGE_LOOKS_AT = 5000
 """Staged instances one `purgeable` looks at; the next call goes on behind them."""
 
 
-def _has_delivery(which: ColumnElement[bool]) -> ColumnElement[bool]:
+def has_delivery(which: ColumnElement[bool]) -> ColumnElement[bool]:
     """Whether the instance has a delivery that fits.
 
     Not EXISTS, which PostgreSQL may answer by reading every such delivery there is.
@@ -29,14 +29,14 @@ def _has_delivery(which: ColumnElement[bool]) -> ColumnElement[bool]:
     return found.scalar_subquery().is_not(None)
 
 
-def _owed() -> ColumnElement[bool]:
+def owed() -> ColumnElement[bool]:
     """Somebody is still to get the instance, or a person has to decide about it."""
-    return UNROUTED | _has_delivery(NOT_OVER)
+    return UNROUTED | has_delivery(NOT_OVER)
 
 
 def _wanted(keep: bool) -> ColumnElement[bool]:
     """Owed, or to be kept for its own sake; what a rule drops is never kept."""
-    return _owed() | (instance.c.verdict != Routed.DROPPED) if keep else _owed()
+    return owed() | (instance.c.verdict != Routed.DROPPED) if keep else owed()
 
 
 def to_stage(connection: Connection, node: str, *, received_before: float, keep: bool, limit: int) -> list[Unstaged]:
@@ -118,9 +118,9 @@ def staged_and_settled(
 
     Also where to go on: the last one's (staged_at, id), or None at the end.
     """
-    recent = _has_delivery(delivery.c.settled_at >= settled_before)
+    recent = has_delivery(delivery.c.settled_at >= settled_before)
     rows = connection.execute(
-        select(instance.c.id, instance.c.staged_at, (~_owed() & ~recent).label("over"))
+        select(instance.c.id, instance.c.staged_at, (~owed() & ~recent).label("over"))
         .where(instance.c.node == node, STAGED, instance.c.staged_at < settled_before)
         .where(tuple_(instance.c.staged_at, instance.c.id) > after)
         .order_by(instance.c.staged_at, instance.c.id)
@@ -138,7 +138,7 @@ def mark_purgeable(connection: Connection, instance_ids: Sequence[int]) -> list[
         connection.execute(these.with_for_update()).all()
         rows = connection.execute(
             update(instance)
-            .where(instance.c.id.in_(ids), STAGED, ~_owed())
+            .where(instance.c.id.in_(ids), STAGED, ~owed())
             .values(purging_key=instance.c.staged_key, staged_key=None, staged_at=None)
             .returning(instance.c.id, instance.c.purging_key)
         )

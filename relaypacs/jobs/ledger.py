@@ -12,7 +12,7 @@ from collections import Counter
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from relaypacs.jobs.schema import DISCARDED, OWED, association, delivery, instance, tally
+from relaypacs.jobs.schema import DISCARDED, OWED, association, delivery, forgotten, instance, tally
 from relaypacs.jobs.states import PENDING_STATES
 from relaypacs.jobs.values import Ledger
 from relaypacs.model import State
@@ -24,6 +24,9 @@ def ledger(connection: Connection, *, association_id: str | None, study: str | N
     of_instances = _restricted(instance.c.association_id, association_id, instance.c.study_instance_uid, study)
     instances = connection.scalar(select(func.count()).select_from(instance).where(*of_instances)) or 0
     states = _all_states(connection) if association_id is study is None else _states(connection, association_id, study)
+    gone, delivered, discarded = _forgotten(connection, association_id, study)
+    instances += gone
+    states += Counter({State.DELIVERED: delivered, State.DISCARDED: discarded})
     imbalance = (
         abs(received - instances - duplicates)
         + abs(routed - states.total())
@@ -61,6 +64,18 @@ def _tallies(connection: Connection, association_id: str | None, study: str | No
     ).one()
     received, duplicates, dropped, unrouted, routed = (int(value) for value in row)
     return received, duplicates, dropped, unrouted, routed
+
+
+def _forgotten(connection: Connection, association_id: str | None, study: str | None) -> tuple[int, int, int]:
+    """Instances, delivered and discarded deliveries whose rows were deleted because they were over for long enough."""
+    columns = (forgotten.c.instances, forgotten.c.delivered, forgotten.c.discarded)
+    row = connection.execute(
+        select(*(func.coalesce(func.sum(column), 0) for column in columns)).where(
+            *_restricted(forgotten.c.association_id, association_id, forgotten.c.study_instance_uid, study)
+        )
+    ).one()
+    instances, delivered, discarded = (int(value) for value in row)
+    return instances, delivered, discarded
 
 
 def _all_states(connection: Connection) -> Counter[State]:

@@ -134,6 +134,10 @@ UNSTAGED: ColumnElement[bool] = and_(HOT, instance.c.staged_key.is_(None))
 """The only bytes are in a spool segment."""
 STAGED: ColumnElement[bool] = instance.c.staged_key.is_not(None)
 PURGING: ColumnElement[bool] = instance.c.purging_key.is_not(None)
+BARE: ColumnElement[bool] = and_(
+    instance.c.generation.is_(None), instance.c.staged_key.is_(None), instance.c.purging_key.is_(None)
+)
+"""No bytes are kept any more."""
 UNROUTED: ColumnElement[bool] = instance.c.verdict == literal_column(f"'{Routed.UNROUTED}'")
 CONFLICT: ColumnElement[bool] = instance.c.conflict == true()
 UNPARSED: ColumnElement[bool] = instance.c.problem != literal_column("''")
@@ -240,6 +244,17 @@ tally = Table(
     _count("routed"),
 )
 
+# What the ledger still counts of rows that are no longer there.
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("association_id", ForeignKey("association.association_id"), primary_key=True),
+    Column("study_instance_uid", Text, primary_key=True),
+    _count("instances"),
+    _count("delivered"),
+    _count("discarded"),
+)
+
 
 def _index(
     name: str, *columns: ColumnElement[Any], where: ColumnElement[bool] | None = None, unique: bool = False
@@ -256,6 +271,7 @@ _index("ix_instance_generation", instance.c.node, instance.c.generation, where=H
 _index("ix_instance_unstaged", instance.c.node, instance.c.received_at, where=UNSTAGED)
 _index("ix_instance_staged", instance.c.node, instance.c.staged_at, instance.c.id, where=STAGED)
 _index("ix_instance_purging", instance.c.node, where=PURGING)
+_index("ix_instance_bare", instance.c.received_at, instance.c.id, where=BARE)
 _index("ix_instance_unrouted", instance.c.verdict, where=UNROUTED)
 _index("ix_instance_conflict", instance.c.conflict, where=CONFLICT)
 _index("ix_instance_unparsed", instance.c.problem, where=UNPARSED)
@@ -279,6 +295,7 @@ _index("ix_delivery_instance", delivery.c.instance_id)
 _index("ix_delivery_association", delivery.c.association_id)
 _index("ix_attempt_delivery", attempt.c.delivery_id)
 _index("ix_tally_study", tally.c.study_instance_uid)
+_index("ix_forgotten_study", forgotten.c.study_instance_uid)
 
 
 @event.listens_for(audit, "after_create")

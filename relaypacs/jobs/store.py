@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 from relaypacs.errors import JobsError
 from relaypacs.failpoint import reach
 from relaypacs.jobs import bytes as instance_bytes
-from relaypacs.jobs import delivery, dialect, intake, nodes, people, reports, upgrade
+from relaypacs.jobs import delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import ledger as books
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.text import storable
@@ -45,6 +45,8 @@ class JobStore:
         self._errors = dialect.driver_errors(writer)
         # Where the next `purgeable` goes on, by node: (staged_at, instance id).
         self._purge_after: dict[str, tuple[float, int]] = {}
+        # Where the next `forget` goes on: (received_at, instance id).
+        self._forget_after = (0.0, 0)
 
     @staticmethod
     def open(url: str, *, identifiers: bool = True) -> JobStore:
@@ -212,6 +214,21 @@ class JobStore:
         if instance_ids:
             with self._writing() as connection:
                 instance_bytes.purged(connection, instance_ids)
+
+    def forget(self, *, settled_before: float, limit: int) -> int:
+        """Delete at most `limit` instances that have no bytes and were over before that time; returns how many.
+
+        Looks at a bounded number and goes on from there the next time; the ledger goes on counting what went.
+        """
+        with self._reading() as connection:
+            chosen, end = retention.over(
+                connection, settled_before=settled_before, after=self._forget_after, limit=limit
+            )
+        self._forget_after = end or (0.0, 0)
+        if not chosen:
+            return 0
+        with self._writing() as connection:
+            return retention.forget(connection, chosen)
 
     # People and metrics
 

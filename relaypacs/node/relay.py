@@ -76,6 +76,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         keep_seconds=config.keep_seconds,
         min_free_bytes=config.spool.min_free_bytes,
         date=config.staging.date,
+        keep_rows_seconds=config.keep_rows_seconds,
     )
     forwarder = Forwarder(
         config.destination,

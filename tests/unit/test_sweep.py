@@ -96,6 +96,27 @@ def test_staged_files_go_when_kept_long_enough_and_never_before_delivery(tmp_pat
     assert rooms.jobs.ledger().imbalance == 0
 
 
+def test_rows_go_when_bytes_and_time_are_over_and_the_ledger_counts_them(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, keep_seconds=0.0, keep_rows_seconds=90 * DAY)
+    received(rooms)
+    rooms.writer.close()
+    rooms.clock.now += 100 * DAY
+    rooms.sweep.step()
+    assert rooms.jobs.ledger().pending == 3  # still owed after a hundred days
+    rooms.deliver_all()
+    before = rooms.jobs.ledger()
+    for _ in range(3):
+        rooms.clock.now += 1
+        rooms.sweep.step()
+    assert (rooms.staged_files(), rooms.segments()) == ([], [])
+    rooms.clock.now += 89 * DAY
+    assert rooms.sweep.forget() == 0
+    rooms.clock.now += 2 * DAY
+    assert rooms.sweep.forget() == 3
+    assert rooms.jobs.ledger() == before
+    assert (before.delivered, before.imbalance) == (3, 0)
+
+
 def test_dead_letters_and_deferrals_keep_their_bytes(tmp_path: Path) -> None:
     rooms = Rooms(tmp_path, keep_seconds=0.0)
     received(rooms, 2)

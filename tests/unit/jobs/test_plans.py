@@ -91,6 +91,10 @@ HOT: dict[str, Callable[[JobStore], object]] = {
         store.staged([(1, "a"), (2, "b")], 7.0),
         store.purgeable(NODE, settled_before=1e9, limit=10),
     ),
+    "forget": lambda store: (
+        store.forget_segment(NODE, "g1"),
+        store.forget(settled_before=1e9, limit=10),
+    ),
     "purged": lambda store: store.purged([1, 2]),
     "trace": lambda store: store.trace("3"),
     "resend": lambda store: resent(store, "3", "pacs", 8.0),
@@ -131,8 +135,10 @@ def test_metrics_read_indexes_only(store: JobStore, tmp_path: Path, name: str) -
         {"queue": lambda: store.queue(1.0), "counts": store.counts, "ledger": store.ledger}[name]()
     found = plans(tmp_path, seen)
     assert seen
-    # A tally has a row per association and study, and an association one: they are small next to the objects.
+    # Tallies have a row per association and study, and an association one: they are small next to the objects.
     of_objects = [
-        plan for plan in found if plan.startswith("SCAN") and not plan.startswith(("SCAN tally", "SCAN assoc"))
+        plan
+        for plan in found
+        if plan.startswith("SCAN") and not plan.startswith(("SCAN tally", "SCAN assoc", "SCAN forgotten"))
     ]
     assert [plan for plan in of_objects if "COVERING INDEX" not in plan] == []
