@@ -166,6 +166,9 @@ def bench(name: str, sizes: list[int], workers: list[int], objects: int, history
             begun = time.perf_counter()
             fill(url, size, history)
             print(f"  {name}: {size:,} are there after {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+        for store in stores.values():
+            measure_intake(store, objects, "warm")
+            measure_workers(store, objects, 1)
         for turn in range(ROUNDS):
             for count in workers:
                 for size, store in stores.items():

@@ -62,10 +62,11 @@ def test_down_at_start(
     wait_until(lambda: len(relay.events("job-table-down")) == 1, "a line that says so", 10)
     assert relay.cli("queue").returncode == 2
     server.start()
+    wait_until(lambda: job_table_is(relay, "answers"), "a job table, made by the node", 20)
     book = relay.wait_settled(20, 60)
     assert (book["received"], book["delivered"], book["imbalance"]) == (20, 20, 0)
     assert arrived(archive) == sorted(path.read_bytes()[read_sample(path).dataset_offset :] for path in files)
-    wait_until(lambda: job_table_is(relay, "answers"), "readiness", 20)
+    wait_until(relay.is_ready, "readiness", 20)
 
 
 def test_stopped_in_the_middle_and_started_again(
