@@ -50,7 +50,9 @@ _MAX_WAITING_BYTES = 64 << 20
 _MOST_WAITING = 4096
 """Connections without an association a process holds, or half its file descriptors if that is less."""
 _TIDY_SECONDS = 10.0
-"""How often the spool may seal what it holds unused, while there are associations and once after the last."""
+"""How often the spool may seal what it holds unused, while there are associations and twice after the last."""
+_QUIET_TIDIES = 2
+"""The first may come too soon for what the last association has just given back."""
 _MOST_REFUSED = 256
 """Refused connections whose close a process awaits; beyond, the oldest is closed at once."""
 _ACCEPT_PAUSE_SECONDS = 0.2
@@ -87,6 +89,7 @@ class Edge:
         self._most_waiting = _MOST_WAITING if files == resource.RLIM_INFINITY else min(_MOST_WAITING, files // 2)
         self._accept_again_at: float | None = None
         self._tidy_at: float | None = None
+        self._tidies_left = 0
         self._running = Running()
 
     def run(self) -> None:
@@ -189,7 +192,8 @@ class Edge:
             self._accept_again_at = None
             self._listen(True)
         if self._tidy_at is not None and self._tidy_at <= now:
-            self._tidy_at = now + _TIDY_SECONDS if self._running.any() else None
+            self._tidies_left = _QUIET_TIDIES if self._running.any() else self._tidies_left - 1
+            self._tidy_at = now + _TIDY_SECONDS if self._tidies_left > 0 else None
             self._room.spool.refusal()
 
     def _close(self, waiting: _Waiting) -> None:
@@ -310,6 +314,7 @@ class Edge:
             serving = Serving(self._room, waiting.sock, admitted, head=head, rest=rest, peer=waiting.peer)
             self._running.start(serving, ended)
             self._tidy_at = self._tidy_at or time.monotonic() + _TIDY_SECONDS
+            self._tidies_left = _QUIET_TIDIES
         except (OSError, RuntimeError) as error:  # it is gone, or there are no more threads
             log.event(log.ERROR, "association-failed", "it could not be served", error=type(error).__name__)
             waiting.sock.close()

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from relaypacs.spool.reader import SpoolReader
+from tests.peers.ports import wait_until
 from tests.peers.raw import (
+    AC,
     COMMAND,
     CT,
     DATA,
@@ -199,3 +202,16 @@ def test_verification_alone_is_served(receiver: Receiver) -> None:
         assert peer.associate(contexts=[(1, VERIFICATION, (IMPLICIT,))]) == 2
         peer.send_message(request(0x0030))
         assert peer.read_status() == 0
+
+
+def test_an_idle_node_holds_no_segment(tmp_path: Path) -> None:
+    """Else what was delivered could not be freed until somebody sends again."""
+    with Receiver(tmp_path / "spool") as receiver:
+        with Raw(receiver.port) as peer:
+            assert peer.associate() == AC
+            assert peer.store(b"data") == 0
+            peer.release()
+        reader = SpoolReader(tmp_path / "spool", recycle=False, recycle_segments=0)
+        (generation,) = reader.generations()
+        wait_until(lambda: reader.is_sealed(generation), "the segment is sealed", 25.0, every_seconds=0.5)
+        reader.close()
