@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,11 @@ def run(*arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.
     )
 
 
-def test_help_lists_the_commands_and_is_quick() -> None:
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        done = run("--help")
-        took.append(time.perf_counter() - began)
+def test_help_lists_the_commands() -> None:
+    done = run("--help")
     assert done.returncode == 0
     for command in ("serve", "config", "echo", "send", "queue", "trace", "resend", "ledger", "db"):
         assert f"\n  {command} " in done.stdout
-    assert min(took) < 0.3
 
 
 def test_version() -> None:
