@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -209,6 +210,7 @@ def test_an_idle_node_holds_no_segment(tmp_path: Path) -> None:
     with Receiver(tmp_path / "spool") as receiver:
         with Raw(receiver.port) as peer:
             assert peer.associate() == AC
+            time.sleep(1)  # what is given back at the end is younger than the association
             assert peer.store(b"data") == 0
             peer.release()
         reader = SpoolReader(tmp_path / "spool", recycle=False, recycle_segments=0)
