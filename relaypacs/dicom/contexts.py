@@ -14,7 +14,11 @@ from dataclasses import dataclass
 
 from pydicom.uid import UID
 from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
-from pynetdicom.presentation import AllStoragePresentationContexts, PresentationContext
+from pynetdicom.presentation import (
+    AllStoragePresentationContexts,
+    NonPatientObjectPresentationContexts,
+    PresentationContext,
+)
 
 from relaypacs.dicom.pdu import AbortReason, PduError
 from relaypacs.dicom.pdu import items as walk_items
@@ -53,9 +57,11 @@ _VERIFICATION_SYNTAXES = frozenset((IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTL
 def storage_offer(
     transfer_syntaxes: Iterable[str] = (), private_sop_classes: Iterable[str] = (), max_transfer_syntaxes: int = 128
 ) -> Offer:
-    """Every storage SOP class of pynetdicom and the private ones given, with these transfer syntaxes (none given:
-    every one pynetdicom knows), of which a context may propose so many."""
-    known = (str(context.abstract_syntax) for context in AllStoragePresentationContexts)
+    """Every storage SOP class of pynetdicom (PS3.4 B.5, and GG.3: color palettes, implant templates and the like) and
+    the private ones given, with these transfer syntaxes (none given: every one pynetdicom knows), of which a context
+    may propose so many."""
+    storage = (*AllStoragePresentationContexts, *NonPatientObjectPresentationContexts)
+    known = (str(context.abstract_syntax) for context in storage)
     return Offer(
         frozenset((*known, *private_sop_classes)),
         frozenset(transfer_syntaxes) or frozenset(ALL_TRANSFER_SYNTAXES),

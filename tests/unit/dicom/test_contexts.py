@@ -232,5 +232,6 @@ def test_proposals_are_read_as_they_came() -> None:
 def test_every_storage_class_is_offered() -> None:
     offer = storage_offer()
     assert all(offer.takes(str(one.abstract_syntax)) for one in AllStoragePresentationContexts)
+    assert offer.takes("1.2.840.10008.5.1.4.39.1")  # Color Palette Storage, a non-patient object
     assert JPEG in offer.takes(CT)
     assert JPEG not in offer.takes(VERIFICATION)
