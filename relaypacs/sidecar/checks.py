@@ -85,8 +85,9 @@ def _writable(folder: Path) -> str:
 
 
 def _spool(config: Config) -> Check:
-    if trouble := _writable(config.spool_dir):
-        return Check(False, trouble)
+    for folder in (config.spool_dir, *(config.spool_dir / name for name in (SEGMENTS, FREE, QUARANTINE))):
+        if trouble := _writable(folder):
+            return Check(False, trouble)
     free, mark = free_bytes(config.spool_dir), config.spool.min_free_bytes
     if free < mark:
         return Check(False, f"{_size(free)} free, objects are refused below {_size(mark)}; make room")

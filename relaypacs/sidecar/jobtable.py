@@ -66,10 +66,12 @@ class JobTable:
 
     def _open(self) -> JobStore:
         with self._lock:
+            file = self._config.jobs_file
+            if file is not None and not file.exists():
+                if self._store is not None:  # the relay process goes on writing to it, until it ends
+                    raise JobsError(f"{file} is gone: put it back from /proc/PID/fd of the relay process, or a backup")
+                raise JobsError("there is no job table yet; the relay process makes it")
             if self._store is None:
-                file = self._config.jobs_file
-                if file is not None and not file.exists():
-                    raise JobsError("there is no job table yet; the relay process makes it")
                 store = JobStore.open(self._config.jobs_url, identifiers=self._config.node.identifiers)
                 try:
                     store.check_schema()

@@ -48,7 +48,7 @@ def config_of(folder: Path, **sections: dict[str, object]) -> Config:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What a node that is up has made: folders, a job table with rows."""
-    for name in ("spool/segments", "spool/free", "staging", "run/metrics"):
+    for name in ("spool/segments", "spool/free", "spool/quarantine", "staging", "run/metrics"):
         (tmp_path / name).mkdir(parents=True)
     filled(tmp_path / "jobs.sqlite", now=time.time()).close()
     return tmp_path
@@ -108,6 +108,17 @@ def test_a_disk_that_fails_and_damage_in_the_spool_are_said(folder: Path) -> Non
     (folder / "spool/segments/aa.retired").touch()
     ok, reason = look(config_of(folder))["spool"]
     assert (ok, reason) == (False, "retired segments: 1; a write or sync failed, look at the disk")
+
+
+def test_what_was_deleted_from_under_the_node_is_said(folder: Path) -> None:
+    (folder / "spool/free").rmdir()
+    assert look(config_of(folder))["spool"] == (False, f"{folder}/spool/free is not there")
+    jobs = JobTable(config_of(folder))
+    jobs.ping()
+    (folder / "jobs.sqlite").unlink()
+    with pytest.raises(JobsError, match="is gone"):
+        jobs.ping()
+    jobs.close()
 
 
 def test_a_job_table_that_comes_back_is_seen(folder: Path) -> None:
