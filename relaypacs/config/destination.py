@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from relaypacs.config.options import Name, Port, Schedule, Seconds, VariablePrefix, base_url_problems
+from relaypacs.config.options import Host, Name, Port, Schedule, Seconds, VariablePrefix, base_url_problems
 from relaypacs.config.section import Section
 from relaypacs.policy.aetitle import check_ae_title
 
@@ -17,7 +17,7 @@ class Destination(Section):
 
     name: Name = Field(..., description="Name that rules, metrics and commands use.")
     kind: Literal["dimse", "dicomweb"] = Field(..., description="dimse: C-STORE. dicomweb: STOW-RS.")
-    host: str = Field("", description="dimse: host name or address.")
+    host: Host = Field("", description="dimse: host name or address.")
     port: Port = Field(104, description="dimse: TCP port.")
     called_ae: str = Field("", description="dimse: AE title of the destination.")
     calling_ae: str = Field("", description="dimse: AE title we present. Default: the first of [receive] ae_titles.")

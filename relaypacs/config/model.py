@@ -18,6 +18,7 @@ from relaypacs.config.options import (
     CallerPattern,
     Endpoint,
     Folder,
+    Host,
     JobsUrl,
     Keep,
     Name,
@@ -74,7 +75,7 @@ class Log(Section):
 class Receive(Section):
     """[receive]: the C-STORE and C-ECHO SCP."""
 
-    host: str = Field(
+    host: Host = Field(
         "0.0.0.0", description="Address to listen on; `::` is every IPv6 address, and IPv4 where nothing else listens."
     )
     port: Port = Field(11112, description="TCP port to listen on (104 needs root only for the supervisor).")
@@ -252,7 +253,7 @@ class Routing(Section):
 class Sidecar(Section):
     """[sidecar]: health and metrics over HTTP."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: Host = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8080, description="TCP port.")
 
 

@@ -46,6 +46,23 @@ def _check_absolute(value: Path) -> Path:
     return value
 
 
+def _check_folder(value: Path) -> Path:
+    if not str(value).isprintable():
+        raise ValueError("write a path without control characters")
+    return _check_absolute(value)
+
+
+def _check_host(value: str) -> str:
+    try:
+        value.encode("idna")
+        good = value.isprintable() and not set(value) & set(" /[]")
+    except UnicodeError:  # an empty label, or one of more than 63 characters
+        good = False
+    if not good:
+        raise ValueError("write a host name or an address, such as pacs.example or 10.0.0.1")
+    return value
+
+
 def _check_caller_pattern(value: str) -> str:
     if not value.strip() or not value.isascii() or not value.isprintable() or "\\" in value:
         raise ValueError("write an AE title (ASCII, no backslash or control character), in which `*` and `?` match")
@@ -126,7 +143,8 @@ AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
-Folder = Annotated[Path, AfterValidator(_check_absolute)]
+Folder = Annotated[Path, AfterValidator(_check_folder)]
+Host = Annotated[str, AfterValidator(_check_host)]
 Uid = Annotated[str, AfterValidator(check_uid)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 Tag = Annotated[str, AfterValidator(_check_tag)]

@@ -67,7 +67,10 @@ def hash_key(state_dir: Path) -> bytes:
     given = os.environ.get("RELAYPACS_HASH_KEY", "")
     named = os.environ.get("RELAYPACS_HASH_KEY_FILE", "")
     if named:
-        given = Path(named).read_text(encoding="utf-8").strip()
+        try:
+            given = Path(named).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            raise ConfigError([f"RELAYPACS_HASH_KEY_FILE names {named!r}, which can't be read"]) from None
     if given:
         return given.encode()
     place = state_dir / "hash.key"

@@ -61,6 +61,9 @@ def associate(
         sock = socket.create_connection((host, port), timeout=connect_timeout_seconds)
     except OSError as error:
         raise ConnectFailed(f"no connection: {error.strerror or type(error).__name__}") from error
+    except UnicodeError:  # a name that DNS can't hold
+        unknown = socket.gaierror(socket.EAI_NONAME, "no such host name")
+        raise ConnectFailed("no connection: no such host name") from unknown
     try:
         stream = Stream(sock, send_timeout_seconds=response_timeout_seconds)
         reader = Reader(

@@ -198,6 +198,9 @@ def change(old, new):
         (change("https://web.example/rs", "https://web.example:99999/rs"), "needs `url`, such as"),
         (change("https://web.example/rs", "https://web.example/rs?x=1"), "is the base of the service"),
         (change('called_ae = "PACS"', 'called_ae = "PACS"\nport = 0'), "needs `port`"),
+        (GOOD + '[sidecar]\nhost = "pacs..example"\n', "host: write a host name"),
+        (GOOD + '[sidecar]\nhost = "h\\u0000"\n', "host: write a host name"),
+        (GOOD + '[spool]\ndir = "/x\\u0000y"\n', "dir: write a path without control characters"),
         (
             change('called_ae = "PACS"', 'called_ae = "PACS"\ncalling_ae = "A\\\\B"'),
             "`calling_ae`: an AE title has no backslash",

@@ -189,6 +189,13 @@ def test_connect_failures() -> None:
             ask(port, host)
 
 
+@pytest.mark.parametrize("host", ["pacs..example", "x" * 64 + ".example"])
+def test_a_host_name_that_is_none_is_a_connection_that_failed(host: str) -> None:
+    with pytest.raises(ConnectFailed, match="no such host name") as failed:
+        ask(104, host)
+    assert isinstance(failed.value.__cause__, socket.gaierror)
+
+
 def rejects(sock: socket.socket, _request: bytes) -> None:
     sock.sendall(pdu(RJ, b"\0\x02\x03\x02"))
     until_closed(sock)
