@@ -8,6 +8,7 @@ transaction pooler may stand in front); readers see one moment (repeatable read,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -120,8 +121,11 @@ def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
     writer = create_engine(url, pool_size=1, max_overflow=0, **options)
 
     def create_private(*_: object) -> None:
-        # Identifiers of patients are in it; SQLite gives its -wal and -shm the same mode.
-        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Identifiers of patients are in it; SQLite gives its -wal and -shm the same mode. A file that is there is never
+        # opened here: closing any descriptor of it drops the locks of every connection this process has (fcntl(2)),
+        # and another process would then take itself for the last one and delete the -wal under us.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def configure(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
         # sqlite3's own implicit BEGIN is off: `begin` says which kind it is.

@@ -221,3 +221,33 @@ print(",".join(said), store.ledger().received, store.ledger().imbalance)
     answers = said.split(",")
     assert (len(answers), answers.count("error")) == (6, 1), result
     assert (int(received), int(imbalance)) == (1 + answers.count("ok"), 0)
+
+
+LOOK = """
+import sys
+from relaypacs.jobs.store import JobStore
+store = JobStore.open(sys.argv[1])
+print(store.ledger().received)
+store.close()
+"""
+
+
+def test_other_processes_that_come_and_go_leave_the_log_alone(store: JobStore, path: Path) -> None:
+    """A process that closes its connection and sees no lock of ours takes the write-ahead log away under us."""
+    url = f"sqlite:///{path}"
+
+    def seen_by_another() -> int:
+        done = subprocess.run([sys.executable, "-c", LOOK, url], capture_output=True, text=True, timeout=60, check=True)
+        return int(done.stdout)
+
+    store.take_in(NODE, [arrival("1.1")], [], [], 1.0)
+    threads = [threading.Thread(target=store.ledger) for _ in range(4)]  # more connections of this process
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen_by_another() == 1
+    store.take_in(NODE, [arrival("1.2")], [], [], 2.0)
+    assert seen_by_another() == 2
+    held = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    assert not [name for name in held if name.startswith(str(path)) and name.endswith("(deleted)")]
