@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from relaypacs import log
 from relaypacs.config import Config
 from relaypacs.config.options import endpoint
-from relaypacs.errors import ConfigError, SpoolError
+from relaypacs.errors import ConfigError, SpoolError, SpoolLocked
 from relaypacs.node.home import empty_run_dir, metrics_dir, prepare
 from relaypacs.node.supervisor import Role, supervise
 
@@ -38,8 +38,14 @@ def serve(config: Config, *, role: str = "all") -> int:
 
     if role == "all":
         try:
-            # Children of a supervisor that was killed may still be finishing; they hold the lock until they end.
-            lock_spool(config.spool_dir, config.receive.grace_seconds + _LOCK_SLACK_SECONDS)
+            try:
+                lock_spool(config.spool_dir, 0.0)
+            except SpoolLocked:
+                # Children of a supervisor that was killed may still be finishing; they hold the lock until they end.
+                wait = config.receive.grace_seconds + _LOCK_SLACK_SECONDS
+                said = f"Another node holds {config.spool_dir}; waiting up to {wait:g} s for it to end."
+                log.event(log.WARNING, "spool-lock-waits", said)
+                lock_spool(config.spool_dir, wait)
         except SpoolError as problem:
             raise ConfigError([str(problem)]) from None
         empty_run_dir(config.run_dir)

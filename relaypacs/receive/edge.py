@@ -50,9 +50,9 @@ _MAX_WAITING_BYTES = 64 << 20
 _MOST_WAITING = 4096
 """Connections without an association a process holds, or half its file descriptors if that is less."""
 _TIDY_SECONDS = 10.0
-"""How often the spool may seal what it holds unused, while there are associations and twice after the last."""
 _QUIET_TIDIES = 2
-"""The first may come too soon for what the last association has just given back."""
+"""How often the spool may seal what it holds unused: while there are associations, and twice after the last (the first
+may come too soon for what that one has just given back)."""
 _MOST_REFUSED = 256
 """Refused connections whose close a process awaits; beyond, the oldest is closed at once."""
 _ACCEPT_PAUSE_SECONDS = 0.2

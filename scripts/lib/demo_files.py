@@ -60,7 +60,7 @@ def choose(folder: Path, slices: int) -> Chosen:
         if not one.sendable:
             left_out[f"can't be sent: {one.reason}"].append(one.name)
         elif one.sop_class_uid not in _STORAGE_CLASSES:
-            left_out["retired SOP class or no storage class ([receive] private_sop_classes)"].append(one.name)
+            left_out["retired SOP class or no storage class (receive.private_sop_classes)"].append(one.name)
     candidates = [one for one in samples() if one.sendable and one.sop_class_uid in _STORAGE_CLASSES]
     kept: list[Sample] = []
     for one, stored in _sent_directly(folder, candidates):
