@@ -51,8 +51,7 @@ _MOST_WAITING = 4096
 """Connections without an association a process holds, or half its file descriptors if that is less."""
 _TIDY_SECONDS = 10.0
 _QUIET_TIDIES = 2
-"""How often the spool may seal what it holds unused: while there are associations, and twice after the last (the first
-may come too soon for what that one has just given back)."""
+"""The spool may seal what it holds unused, while there are associations and twice after (once may be too soon)."""
 _MOST_REFUSED = 256
 """Refused connections whose close a process awaits; beyond, the oldest is closed at once."""
 _ACCEPT_PAUSE_SECONDS = 0.2
