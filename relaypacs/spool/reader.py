@@ -226,7 +226,9 @@ class SpoolReader:
                 else:
                     self._disk.unlink(path)
             except FileNotFoundError:
-                pass
+                # The segment is gone, or the folder for reuse is: a segment left there would be taken in again.
+                self._disk.unlink(path)
+                prepare(self._disk, self._folder)
             self._disk.sync_folder(path.parent)
             self._disk.unlink(retired)
             self._close(generation)

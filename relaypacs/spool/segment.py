@@ -45,7 +45,10 @@ def new_generation(now: float) -> str:
 
 def free_files(folder: Path) -> list[Path]:
     """The segment files kept for reuse."""
-    return [path for path in (folder / FREE).iterdir() if path.suffix == SUFFIX]
+    try:
+        return [path for path in (folder / FREE).iterdir() if path.suffix == SUFFIX]
+    except FileNotFoundError:
+        return []
 
 
 class Segment:

@@ -108,7 +108,7 @@ class SpoolWriter:
             return trouble
         try:
             self.check_space()
-        except SpoolFull as problem:
+        except SpoolError as problem:
             return str(problem)
         return None
 
@@ -212,6 +212,7 @@ class SpoolWriter:
             self._disk.unlink(path)
 
     def _open(self) -> Segment:
+        prepare(self._disk, self._folder)  # somebody may have tidied up
         return open_segment(
             self._disk,
             self._folder,

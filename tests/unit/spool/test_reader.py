@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,16 @@ def test_nothing_is_published_beyond_a_retired_segments_end(tmp_path: Path) -> N
     assert list((tmp_path / "free").iterdir()) == []
     assert not marker.exists()
     assert second.generation == first.generation
+
+
+def test_a_folder_for_reuse_that_was_deleted_leaves_no_segment_behind(tmp_path: Path) -> None:
+    spool = writer(tmp_path)
+    committed = put(spool, b"a")
+    spool.close()
+    read = reader(tmp_path)
+    shutil.rmtree(tmp_path / "free")
+    assert read.free(committed.generation)
+    assert read.generations() == []  # else its records would be taken in, and delivered, again
+    again = writer(tmp_path)
+    shutil.rmtree(tmp_path / "free")
+    assert put(again, b"b").generation in read.generations()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from relaypacs.errors import SpoolError, SpoolFull
 from relaypacs.model import Committed, EventRecord, ObjectRecord
 from relaypacs.spool import writer as spool_writer
+from relaypacs.spool.disk import Disk
 from tests.unit.spool.made import data, meta, put, read_all, reader, writer
 
 steps = st.lists(
@@ -170,3 +172,15 @@ def test_two_processes_share_the_folder_and_no_segment(tmp_path: Path) -> None:
     assert all(read.free(generation) for generation in read.generations())
     again = [writer(tmp_path) for _ in range(4)]
     assert len({put(spool, b"c").generation for spool in again}) == 4
+
+
+class _NoStatvfs(Disk):
+    def free_bytes(self, folder: Path) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_does_not_say_its_room_is_a_refusal_not_a_crash(tmp_path: Path) -> None:
+    spool = writer(tmp_path, disk=_NoStatvfs())
+    assert "Input/output error" in str(spool.refusal())
+    with pytest.raises(SpoolError):
+        spool.begin(meta())
