@@ -191,7 +191,7 @@ class Staging(Section):
     dir: Folder | None = Field(None, description="Folder of the staged files. Default: <state_dir>/staging.")
     keep: Keep = Field(
         "7d",
-        description="How long a delivered instance stays: `none`, days as `7d` (fewer when the disk is almost full), or `forever`. What is owed always stays; days are cut short while the disk is almost full.",
+        description="How long a delivered instance stays: `none`, days as `7d` (fewer when the disk is almost full), or `forever`. What is owed always stays.",
     )
     hot_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         2.0, description="Time an instance is delivered straight from the spool before it is staged, in seconds."
@@ -212,7 +212,7 @@ class Jobs(Section):
     )
     keep: Keep = Field(
         "365d",
-        description="How long rows stay after the last delivery and the bytes are gone: `none`, days as `90d`, or `forever`. What is owed always stays; days are cut short while the disk is almost full.",
+        description="How long rows stay after the last delivery and the bytes are gone: `none`, days as `90d`, or `forever`. What is owed always stays.",
     )
     lease_seconds: Seconds = Field(120.0, description="How long a claimed delivery is a worker's own, in seconds.")
 
