@@ -14,23 +14,17 @@ from pydantic import BeforeValidator, Field
 
 from relaypacs.config.destination import Destination
 from relaypacs.config.options import (
-    AeTitle,
-    CallerPattern,
-    Endpoint,
     Folder,
     Host,
-    JobsUrl,
-    Keep,
     Name,
-    Network,
     Pattern,
     Port,
-    Seconds,
     Tag,
-    Uid,
     lower_case,
 )
+from relaypacs.config.reception import Caller, Receive
 from relaypacs.config.section import Section
+from relaypacs.config.stores import Jobs, Staging
 
 __all__ = [
     "Caller",
@@ -72,97 +66,6 @@ class Log(Section):
     format: Literal["json", "text"] = Field("json", description="One JSON object per line, or text for people.")
 
 
-class Receive(Section):
-    """[receive]: the C-STORE and C-ECHO SCP."""
-
-    host: Host = Field(
-        "0.0.0.0", description="Address to listen on; `::` is every IPv6 address, and IPv4 where nothing else listens."
-    )
-    port: Port = Field(11112, description="TCP port to listen on (104 needs root only for the supervisor).")
-    also_listen: tuple[Endpoint, ...] = Field(
-        (), description="Further addresses to listen on: HOST:PORT, or [ADDRESS]:PORT with IPv6."
-    )
-    ae_titles: tuple[AeTitle, ...] = Field(
-        ("RELAYPACS",), min_length=1, description="Called AE titles this node answers to."
-    )
-    check_called_ae: bool = Field(True, description="Reject (1/1/7) an association for any other called AE title.")
-    ae_titles_case_sensitive: bool = Field(
-        True, description="Compare AE titles as the standard does; false ignores case."
-    )
-    processes: Annotated[int, Field(ge=1, le=64)] = Field(2, description="Receive processes sharing the listener.")
-    ack: Literal["spooled", "buffered"] = Field(
-        "spooled",
-        description="When Success is answered. spooled: durable on disk. buffered: NOT durable, for benchmarks only.",
-    )
-    max_connections: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        10_000, description="Connections open at once in the whole node, with or without association; 0 is no limit."
-    )
-    max_connections_per_address: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        1_000, description="The same from one address (IPv6: from one /64); 0 is no limit. More get RJ 2/3/2."
-    )
-    max_associations: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        400, description="Associations open at once in the whole node; more get RJ 2/3/2 (transient)."
-    )
-    max_associations_per_ae: Annotated[int, Field(ge=0, le=100_000)] = Field(
-        200, description="The same of one calling AE title; 0 is no limit."
-    )
-    max_association_rate_per_address: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
-        1_000.0,
-        description="Association requests per second from one address, with a second's worth at once; more get RJ 2/3/2; 0 is no limit.",
-    )
-    max_transfer_syntaxes: Annotated[int, Field(ge=1, le=4096)] = Field(
-        128, description="Transfer syntaxes proposed in one presentation context; a context with more is refused."
-    )
-    max_association_request_bytes: Annotated[int, Field(ge=1024, le=16 << 20)] = Field(
-        1 << 20, description="Largest A-ASSOCIATE-RQ read, in bytes; a larger one is aborted."
-    )
-    max_pdu_bytes: Annotated[int, Field(ge=4096, le=1 << 20)] = Field(
-        131072, description="Maximum Length Received that is announced, in bytes; a longer P-DATA-TF is aborted."
-    )
-    max_command_bytes: Annotated[int, Field(ge=512, le=1 << 20)] = Field(
-        65536, description="Largest DIMSE command set accepted, in bytes."
-    )
-    association_request_timeout_seconds: Seconds = Field(
-        10.0, description="Time a connection has to send its A-ASSOCIATE-RQ (ARTIM), in seconds."
-    )
-    pdu_timeout_seconds: Seconds = Field(
-        60.0, description="Longest silence in the middle of a PDU or of an object, in seconds; then A-ABORT."
-    )
-    idle_timeout_seconds: Seconds = Field(
-        600.0, description="Longest silence between messages of an open association, in seconds; then A-ABORT."
-    )
-    release_timeout_seconds: Seconds = Field(
-        5.0, description="Time a peer has to close the connection after release, reject or abort, in seconds."
-    )
-    grace_seconds: Seconds = Field(
-        30.0,
-        description="On SIGTERM, time that running C-STOREs have to finish before associations are aborted, in seconds.",
-    )
-    transfer_syntaxes: tuple[Uid, ...] = Field(
-        (),
-        description="Transfer syntax UIDs to accept; empty accepts every one pynetdicom knows, in the proposer's order.",
-    )
-    private_sop_classes: tuple[Uid, ...] = Field(
-        (), description="SOP class UIDs to accept for storage beyond the standard's."
-    )
-
-
-class Caller(Section):
-    """[[caller]]: a modality that may send here."""
-
-    ae_title: CallerPattern = Field(
-        ..., description="Calling AE title; `*` and `?` match as in file names, so `*` alone admits everyone."
-    )
-    networks: tuple[Network, ...] = Field((), description="CIDR networks it may connect from; empty means any.")
-    conflict: Literal["forward-both", "hold-newer", "hold-if-other-source"] = Field(
-        "forward-both", description="What to do with a SOP Instance UID received again with other bytes."
-    )
-    resend: Literal["requeue", "suppress"] = Field(
-        "requeue",
-        description="What to do with an identical object received again after it was delivered or failed.",
-    )
-
-
 class Spool(Section):
     """[spool]: the write-ahead log on local disk."""
 
@@ -182,39 +85,6 @@ class Spool(Section):
     recycle_segments: Annotated[int, Field(ge=0, le=1000)] = Field(
         8, description="Freed segments kept for reuse; more are deleted."
     )
-
-
-class Staging(Section):
-    """[staging]: one immutable file per instance, for as long as it is owed or kept."""
-
-    kind: Literal["filesystem"] = Field("filesystem", description="Where staged objects live.")
-    dir: Folder | None = Field(None, description="Folder of the staged files. Default: <state_dir>/staging.")
-    keep: Keep = Field(
-        "7d",
-        description="How long a delivered instance stays: `none`, days as `7d` (fewer when the disk is almost full), or `forever`. What is owed always stays.",
-    )
-    hot_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
-        2.0, description="Time an instance is delivered straight from the spool before it is staged, in seconds."
-    )
-    date: Literal["study", "received"] = Field("study", description="Which date the YYYY/MM/DD of a key shows.")
-
-
-class Jobs(Section):
-    """[jobs]: the job table."""
-
-    url: JobsUrl | None = Field(
-        None,
-        description="postgresql://USER:PASSWORD@HOST:PORT/DATABASE or sqlite:////FILE. Default: SQLite at <state_dir>/jobs.sqlite. DATABASE_URL overrides it.",
-    )
-    migrate: bool = Field(
-        True,
-        description="Bring the job table to this version's schema at start; if false, wait until `relaypacs db migrate` has.",
-    )
-    keep: Keep = Field(
-        "365d",
-        description="How long rows stay after the last delivery and the bytes are gone: `none`, days as `90d`, or `forever`. What is owed always stays.",
-    )
-    lease_seconds: Seconds = Field(120.0, description="How long a claimed delivery is a worker's own, in seconds.")
 
 
 class Rule(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import google_crc32c
+from crc32c import crc32c as crc32c_of
 
 _STRIDE_BYTES = 1 << 20
 
@@ -13,8 +13,7 @@ def intact(dataset: memoryview, crc32c: int) -> bool:
     """Whether a dataset still has the checksum it was received with. Memory: one stride."""
     found = 0
     for start in range(0, len(dataset), _STRIDE_BYTES):
-        # google_crc32c takes bytes objects only.
-        found = google_crc32c.extend(found, bytes(dataset[start : start + _STRIDE_BYTES]))
+        found = crc32c_of(dataset[start : start + _STRIDE_BYTES], found)
     return found == crc32c
 
 
@@ -34,7 +33,7 @@ def checked(buffers: Iterator[bytes | memoryview], dataset: memoryview, crc32c: 
             passed += len(buffer)
             while summed < passed:
                 end = min(summed + _STRIDE_BYTES, total)
-                found = google_crc32c.extend(found, bytes(dataset[summed:end]))
+                found = crc32c_of(dataset[summed:end], found)
                 summed = end
             if passed == total and found != crc32c:
                 raise Corrupt

@@ -2,7 +2,7 @@
 
 Made by `SpoolWriter.begin`, driven by the reception lane: `write` per received chunk, then `commit` or `abandon`. At
 most one system call per chunk; at commit the rest with the end mark, then the header page, then one `fdatasync`. Only
-whole pages are written, so that no page of a recycled file is read first; at most 256 KiB and a chunk are held. It ends
+whole pages are written, so that no page of a recycled file is read first; less than 96 KiB is copied and held. It ends
 with `commit`, `abandon` or the first error.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from google_crc32c import extend
+from crc32c import crc32c
 
 from relaypacs.errors import SpoolError, SpoolFull
 from relaypacs.failpoint import reach
@@ -22,10 +22,11 @@ from relaypacs.spool.segment import Segment
 if TYPE_CHECKING:
     from relaypacs.spool.writer import SpoolWriter
 
-HELD_BYTES = 256 << 10
-"""Dataset bytes held before they are written: a small object takes one call for its data and one for its header."""
+HELD_BYTES = 96 << 10
+"""Dataset bytes held as copies: a small object takes one call for its data and one for its header. More is written from
+where it is (copying 128 KiB and more costs a mapping each time)."""
 HELD_PIECES = 256
-"""Pieces held at most, whatever their size: one call takes no more than 1024."""
+"""Pieces held or written at most, whatever their size: one call takes no more than 1024."""
 SPACE_EVERY_BYTES = 16 << 20
 """How much of an object is written between two looks at the free space."""
 
@@ -42,6 +43,7 @@ class Append:
         "_held_bytes",
         "_limit",
         "_next_look",
+        "_room",
         "_segment",
         "_writer",
         "dataset_length",
@@ -54,41 +56,52 @@ class Append:
         """Bytes of the dataset so far."""
         self._crc = 0
         self._first = b""
-        self._held: list[bytes | memoryview] = []
+        self._room = PAGE - begun.payload_offset
+        self._held: list[bytes] = []
         self._held_bytes = 0
         self._at = segment.offset + PAGE
         self._next_look = SPACE_EVERY_BYTES
 
     def write(self, fragments: Sequence[bytes | memoryview]) -> None:
-        """Append dataset bytes in order. SpoolFull over the limit or without space, SpoolError; then it is over."""
+        """Append dataset bytes in order; none is looked at after the return. SpoolFull over the limit or without
+        space, SpoolError; then it is over."""
         segment = self._open_segment()
-        data = fragments[0] if len(fragments) == 1 else b"".join(fragments)
-        if not isinstance(data, bytes):
-            data = bytes(data)  # the checksum takes nothing else
-        length = len(data)
+        if len(fragments) >= HELD_PIECES:
+            fragments = (b"".join(fragments),)
+        length, crc = 0, self._crc
+        for fragment in fragments:
+            length += len(fragment)
+            crc = crc32c(fragment, crc)
+        self._crc = crc
         self.dataset_length += length
         if self.dataset_length > self._limit:
             self.abandon()
             raise SpoolFull(f"the object is over the limit of {self._limit} bytes")
-        self._crc = extend(self._crc, data)
-        # The first page is the header's: its share of the dataset waits for the commit.
-        room = PAGE - self._begun.payload_offset - len(self._first)
-        if room:
-            self._first += data[:room]
-            if length <= room:
-                return
-            self._held.append(memoryview(data)[room:])
-            self._held_bytes += length - room
+        if len(self._first) < self._room:
+            fragments = self._to_first_page(fragments)
+            length = sum(map(len, fragments))
+        self._held_bytes += length
+        if self._held_bytes < HELD_BYTES and len(self._held) + len(fragments) < HELD_PIECES:
+            self._held += map(bytes, fragments)  # a copy of views, the same object of bytes
         else:
-            self._held.append(data)
-            self._held_bytes += length
-        if self._held_bytes >= HELD_BYTES or len(self._held) >= HELD_PIECES:
-            self._flush(segment)
+            self._flush(segment, fragments)
 
-    def _flush(self, segment: Segment) -> None:
-        """Write the whole pages of what is held, and hold the rest."""
-        held: list[bytes | memoryview]
-        held = self._held if len(self._held) < HELD_PIECES else [b"".join(self._held)]
+    def _to_first_page(self, fragments: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+        """The first page is the header's: its share of the dataset waits for the commit. Returns the rest."""
+        rest: list[bytes | memoryview] = []
+        for fragment in fragments:
+            missing = self._room - len(self._first)
+            if missing:
+                self._first += fragment[:missing]
+            if missing < len(fragment):
+                rest.append(memoryview(fragment)[missing:] if missing else fragment)
+        return rest
+
+    def _flush(self, segment: Segment, fragments: Sequence[bytes | memoryview]) -> None:
+        """Write the whole pages of what is held with `fragments` behind it, and hold the rest."""
+        held = [*self._held, *fragments]
+        if len(held) >= 2 * HELD_PIECES:
+            held = [b"".join(held)]
         whole = self._held_bytes & -PAGE
         rest = self._held_bytes - whole
         tail = b""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from google_crc32c import extend
+from crc32c import crc32c
 
 from relaypacs.errors import SpoolError
 
@@ -123,7 +123,7 @@ def end_header(begun: Begun, *, previous: int, payload_length: int, payload_crc3
         begun.head,
     )
     blank = b"".join(parts)
-    chain = extend(previous, blank)
+    chain = crc32c(blank, previous)
     return b"".join((blank[:_CHAIN_IN_PAGE], b"%08x" % chain, blank[_CHAIN_IN_PAGE + 8 :])), chain
 
 
@@ -161,7 +161,7 @@ def decode_header(page: bytes) -> Header | None:
     if head > HEAD_LIMIT or size != head + length:
         return None
     blank = b"".join((page[:_CHAIN_IN_PAGE], _NO_CRC, page[_CHAIN_IN_PAGE + 8 : HEADER_BYTES + head]))
-    if extend(previous, blank) != chain:
+    if crc32c(blank, previous) != chain:
         return None
     try:
         fields = json.loads(page[_BODY_AT + _JSON_AT : _ENTRY_AT])
@@ -210,7 +210,7 @@ def end_mark(generation: str, mtime: float, *, records: int | None = None, chain
         "ascii"
     ).ljust(BLOCK - 1)
     blank += b"\n"
-    return blank.replace(_END_CRC, b'"crc":"%08x"' % extend(0, blank)).ljust(PAGE, b"\0")
+    return blank.replace(_END_CRC, b'"crc":"%08x"' % crc32c(blank)).ljust(PAGE, b"\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,7 @@ def decode_end(page: bytes) -> EndMark | None:
     if found is None:
         return None
     blank = page[: 2 * BLOCK].replace(found[0], _END_CRC)
-    if extend(0, blank) != int(found[1], 16):
+    if crc32c(blank) != int(found[1], 16):
         return None
     try:
         said = json.loads(blank[BLOCK:])

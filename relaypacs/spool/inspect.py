@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from google_crc32c import extend
+from crc32c import crc32c
 
 from relaypacs.model import Checkpoint, EventRecord, ObjectRecord, Record
 from relaypacs.spool.disk import Disk
@@ -152,7 +152,7 @@ def copy_object(path: Path, record: ObjectRecord, target: int) -> None:
         end = record.dataset_offset + record.dataset_length
         for at in range(record.dataset_offset, end, 1 << 20):
             piece = disk.read(fd, min(1 << 20, end - at), at)
-            crc = extend(crc, piece)
+            crc = crc32c(piece, crc)
             _write_all(target, piece)
     if crc != record.dataset_crc32c:
         raise OSError(errno.EIO, "the record was freed while it was read", str(path))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from google_crc32c import extend
+from crc32c import crc32c
 
 from relaypacs.model import Checkpoint, Record
 from relaypacs.spool.format import HEADER_BYTES, PAGE, Header, align, decode_end, decode_header, pad
@@ -137,7 +137,7 @@ def _check(
 def _crc(read_at: ReadAt, at: int, length: int) -> int:
     crc = 0
     for start in range(0, length, _CHUNK):
-        crc = extend(crc, read_at(at + start, min(_CHUNK, length - start)))
+        crc = crc32c(read_at(at + start, min(_CHUNK, length - start)), crc)
     return crc
 
 
