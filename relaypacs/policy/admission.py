@@ -19,6 +19,17 @@ from relaypacs.policy.aetitle import check_ae_title, clean_ae_title, same_ae_tit
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a connection: its numeric address, and what TLS has proven of it."""
+
+    host: str
+    tls: bool = False
+    certificate_names: tuple[str, ...] = ()
+    """Names of the verified client certificate; empty without one. First its subject as RFC 4514 writes it
+    (`CN=ct1,O=Clinic`), then its subject alternative names (`DNS:ct1.example`, `IP:10.0.0.1`, `URI:…`, `email:…`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """Welcome: under which entry of the configuration, with both AE titles cleaned."""
 
@@ -47,11 +58,10 @@ OVERLOAD = (2, 3, 2)  # transient: the modality tries again; the word is that of
 NO_SPACE = (2, 3, 2, "no-space")
 
 
-def admit(head: AssociateHead, peer_host: str, receive: Receive, callers: Sequence[Caller]) -> Admitted | Rejected:
+def admit(head: AssociateHead, peer: Peer, receive: Receive, callers: Sequence[Caller]) -> Admitted | Rejected:
     """Decide by protocol version, application context, called AE title, then calling AE title and address.
 
-    `peer_host` is the numeric address of the peer. Nobody is admitted who no `[[caller]]` names; a blank AE title
-    names nobody, whatever the pattern (PS3.8 9.3.2).
+    Nobody is admitted who no `[[caller]]` names; a blank AE title names nobody, whatever the pattern (PS3.8 9.3.2).
     """
     calling_ae, called_ae = clean_ae_title(head.calling_ae), clean_ae_title(head.called_ae)
     sensitive = receive.ae_titles_case_sensitive
@@ -70,7 +80,7 @@ def admit(head: AssociateHead, peer_host: str, receive: Receive, callers: Sequen
         return Rejected(*CALLING_AE, "the calling AE title is blank or no AE title: correct it at the sender")
     if find_caller(callers, calling_ae, case_sensitive=sensitive) is None:
         return Rejected(*CALLING_AE, "no [[caller]] has this calling AE title: add one")
-    caller = find_caller(callers, calling_ae, case_sensitive=sensitive, peer_host=peer_host)
+    caller = find_caller(callers, calling_ae, case_sensitive=sensitive, peer_host=peer.host)
     if caller is None:
         return Rejected(*CALLING_AE, "the [[caller]] of this calling AE title may not connect from this address")
     return Admitted(caller, calling_ae, called_ae)

@@ -32,7 +32,7 @@ from relaypacs.dicom.pdu import (
     whole_request,
 )
 from relaypacs.failpoint import reach
-from relaypacs.policy.admission import NO_SPACE, OVERLOAD, Admitted, Rejected, admit
+from relaypacs.policy.admission import NO_SPACE, OVERLOAD, Admitted, Peer, Rejected, admit
 from relaypacs.policy.aetitle import clean_ae_title
 from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS, SENTENCES
 from relaypacs.receive.room import Room
@@ -248,7 +248,7 @@ class Edge:
         if word is not None:
             decision = Rejected(*OVERLOAD, word, SENTENCES[word])
         else:
-            decision = admit(head, waiting.host, self._room.receive, self._callers)
+            decision = admit(head, Peer(waiting.host), self._room.receive, self._callers)
         if isinstance(decision, Admitted):
             decision = self._room_for(decision)
         if isinstance(decision, Rejected):

@@ -6,7 +6,7 @@ import pytest
 
 from relaypacs.config.model import Caller, Receive
 from relaypacs.dicom.pdu import APPLICATION_CONTEXT, AssociateHead
-from relaypacs.policy.admission import Admitted, Rejected, admit, find_caller
+from relaypacs.policy.admission import Admitted, Peer, Rejected, admit, find_caller
 
 
 def head(
@@ -29,7 +29,7 @@ CALLERS = (
 def decide(
     asked: AssociateHead, host: str = "10.1.2.3", callers: tuple[Caller, ...] = CALLERS, **receive: object
 ) -> object:
-    return admit(asked, host, Receive(**receive), callers)  # type: ignore[arg-type]
+    return admit(asked, Peer(host), Receive(**receive), callers)  # type: ignore[arg-type]
 
 
 def answer(decision: object) -> tuple[int, int, int]:
