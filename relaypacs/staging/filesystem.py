@@ -21,6 +21,7 @@ from pathlib import Path
 
 from relaypacs.errors import ObjectMissing, StagingError
 from relaypacs.staging.keys import check_key
+from relaypacs.staging.protocol import StagedFacts, StagedObject
 
 _CHUNK_BYTES = 1 << 20
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
@@ -45,8 +46,8 @@ class FilesystemStaging:
             self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._syncfs = _find_syncfs()
 
-    def put(self, key: str, source_fd: int, offset: int, length: int) -> None:
-        """Copy to a temporary file beside `key`, then rename it."""
+    def put(self, key: str, source_fd: int, offset: int, length: int, facts: StagedFacts | None = None) -> None:
+        """Copy to a temporary file beside `key`, then rename it. `facts` are not kept."""
         path = self._folder / check_key(key)
         self._watch_failures()
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}")
@@ -101,6 +102,23 @@ class FilesystemStaging:
                 view.release()
                 if mapping is not None:
                     mapping.close()
+
+    def describe(self, key: str, head_bytes: int) -> StagedObject:
+        """Read the file's beginning; `stored_at` is its modification time. Facts are never known."""
+        path = self._folder / check_key(key)
+        with _named("describe"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError as error:
+                raise ObjectMissing("staging: the object is not there") from error
+            try:
+                status = os.fstat(fd)
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(errno.EINVAL, "not a regular file")
+                head = os.pread(fd, head_bytes, 0)
+            finally:
+                os.close(fd)
+        return StagedObject(length=status.st_size, stored_at=status.st_mtime, head=head, facts=None)
 
     def delete(self, key: str) -> None:
         """Unlink the file, and its study and date folders while they are empty."""

@@ -3,12 +3,14 @@
 import os
 import tempfile
 import threading
+import time
 
 import pytest
 
 from relaypacs.errors import ObjectMissing, StagingError
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.keys import staged_key
+from relaypacs.staging.protocol import StagedFacts
 
 ADAPTERS = {"filesystem": lambda tmp_path: FilesystemStaging(tmp_path / "staging")}
 HOSTILE = [
@@ -100,7 +102,29 @@ def test_a_source_that_is_closed_leaves_nothing(staging, source):
     assert list(staging.scan()) == []
 
 
+FACTS = StagedFacts("ab" * 32, "a-1", "MR\u00c4 1", "RELAY", "10.0.0.7:1", 1790000000.5)
+
+
+@pytest.mark.parametrize("head_bytes", [0, 100, 5000, 6000])
+def test_an_object_describes_itself_without_being_read_whole(staging, source, head_bytes):
+    before = time.time()
+    staging.put(key_of(), source, 10, 5000, FACTS)
+    staging.sync()
+    described = staging.describe(key_of(), head_bytes)
+    assert described.head == (bytes(range(256)) * 4096)[10:5010][:head_bytes]
+    assert described.length == 5000
+    assert before - 10 < described.stored_at < time.time() + 10
+    assert described.facts in (FACTS, None), "facts come back whole, or this adapter keeps none"
+
+
+def test_an_object_put_without_facts_has_none(staging, source):
+    staging.put(key_of(), source, 10, 5000)
+    assert staging.describe(key_of(), 10).facts is None
+
+
 def test_what_is_not_there(staging):
+    with pytest.raises(ObjectMissing):
+        staging.describe(key_of(), 100)
     with pytest.raises(ObjectMissing), staging.open(key_of()):
         pass
     staging.delete(key_of())
@@ -132,6 +156,8 @@ def test_a_hostile_key_is_refused_by_every_method(staging, source, key):
         staging.put(key, source, 0, 10)
     with pytest.raises(StagingError):
         staging.open(key).__enter__()
+    with pytest.raises(StagingError):
+        staging.describe(key, 10)
     with pytest.raises(StagingError):
         staging.delete(key)
     assert list(staging.scan()) == []
