@@ -1,10 +1,11 @@
 """Named points at which a process kills itself with SIGKILL, for the crash suite (`scripts/crash`).
 
 Any room calls `reach("room.point")` where dying would hurt. That is nothing unless RELAYPACS_FAILPOINT was set when the
-process started: `forward.sent:17` kills at the 17th passage in one process. RELAYPACS_FAILPOINT_ONCE names a file that
-is made before the kill; while it is there nobody dies, so a restarted process lives. `@FILE` instead of a point reads
-the order from FILE whenever that changes and renames it to FILE.reached before the kill: a running node can be given
-one order after another. An order that names no point, or a broken one, kills nobody.
+process started: `forward.sent:17` kills at the 17th passage in one process, and `forward.sent:17:stop` stops it there
+(SIGSTOP) until somebody sends SIGCONT. RELAYPACS_FAILPOINT_ONCE names a file that is made before the kill; while it is
+there nobody dies, so a restarted process lives. `@FILE` instead of a point reads the order from FILE whenever that
+changes and renames it to FILE.reached before the kill: a running node can be given one order after another. An order
+that names no point, or a broken one, kills nobody.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class _Order:
         self.lock = threading.Lock()
         self._version = (-1, -1)
         self._name, self._left = "", 0
+        self.signal = signal.SIGKILL
 
     def due(self, name: str) -> bool:
         """Count a passage; whether it is the one."""
@@ -45,19 +47,22 @@ class _Order:
             except FileNotFoundError:
                 pass
         if version != self._version:
-            name, _, passage = text.strip().rpartition(":")
-            self._version, self._name, self._left = version, name, int(passage) if passage.isdecimal() else 0
+            name, _, rest = text.strip().partition(":")
+            passage, _, how = rest.partition(":")
+            known = passage.isdecimal() and how in ("", "stop")
+            self._version, self._name, self._left = version, name, int(passage) if known else 0
+            self.signal = signal.SIGSTOP if how else signal.SIGKILL
 
 
 _order = _Order()
 
 
 def reach(name: str) -> None:
-    """Die here if it is ordered. `name` is `room.point`, fixed text."""
+    """Die (or stop) here if it is ordered. `name` is `room.point`, fixed text."""
     if _ORDER:
         with _order.lock:
             if _order.due(name) and _claim():
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), _order.signal)
 
 
 def _claim() -> bool:

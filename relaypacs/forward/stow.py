@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from relaypacs.config.model import Destination
 from relaypacs.config.secrets import Credentials
 from relaypacs.errors import ConfigError
+from relaypacs.failpoint import reach
 from relaypacs.forward.checksum import intact
 from relaypacs.forward.http import Answer, ConnectFailed, ExchangeFailed, HttpPeer
 from relaypacs.forward.names import spoken
@@ -64,6 +65,7 @@ class StowSender:
                     for claim, _ in group:
                         report(claim, Deferred(str(problem), Scope.SITE), started, time.time())
                     return Trouble(str(problem))
+                reach("stow.answered")
 
             def told(claim: Claim, outcome: Outcome, started: float = started) -> None:
                 report(claim, outcome, started, time.time())
@@ -93,7 +95,9 @@ class StowSender:
                 yield head
                 for start in range(0, len(payload.file), _PIECE_BYTES):
                     yield payload.file[start : start + _PIECE_BYTES]
+                    reach("stow.mid-body")
             yield tail
+            reach("stow.sent")
 
         return self._peer.request(
             "POST",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, func, select, tuple_
 
+from relaypacs.failpoint import reach
 from relaypacs.jobs.bytes import has_delivery, owed
 from relaypacs.jobs.dialect import upsert
 from relaypacs.jobs.schema import BARE, attempt, delivery, forgotten, instance
@@ -79,6 +80,7 @@ def forget(connection: Connection, instance_ids: Sequence[int]) -> int:
     connection.execute(delete(attempt).where(attempt.c.delivery_id.in_(select(delivery.c.id).where(of_these))))
     connection.execute(delete(delivery).where(of_these))
     connection.execute(delete(instance).where(instance.c.id.in_(ids)))
+    reach("jobs.mid-forget")
     rows = [
         {"association_id": association_id, "study_instance_uid": study, **{name: count[name] for name in _COUNTS}}
         for (association_id, study), count in sorted(counts.items())

@@ -36,6 +36,20 @@ def test_the_process_kills_itself_at_the_passage_ordered():
     assert passes("room.point:6") == (0, list("01234"))
 
 
+def test_the_process_stops_itself_and_goes_on_when_it_is_told_to():
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-c", PASSING],
+        env={**os.environ, "RELAYPACS_FAILPOINT": "room.point:2:stop"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    _, status = os.waitpid(child.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    os.kill(child.pid, signal.SIGCONT)
+    assert child.communicate(timeout=30)[0].split() == list("01234")
+    assert child.returncode == 0
+
+
 def test_broken_orders_kill_nobody():
     for order in (
         "room.point",
@@ -45,6 +59,7 @@ def test_broken_orders_kill_nobody():
         "room.point:x",
         ":1",
         "another.point:1",
+        "room.point:1:pause",
     ):
         assert passes(order) == (0, list("01234")), order
 
@@ -80,9 +95,13 @@ def test_a_running_process_sees_a_new_order_and_counts_from_it(tmp_path):
 
 
 def test_the_suite_knows_every_point_and_the_program_has_every_one():
-    found = re.findall(r'\breach\("([a-z.-]+)"\)', "".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py"))))
-    found.remove("room.point")  # the docstring's
-    assert sorted(found) == sorted(BY_NAME)
+    found = [
+        (name, str(path.relative_to(PACKAGE)))
+        for path in PACKAGE.rglob("*.py")
+        for name in re.findall(r'\breach\("([a-z.-]+)"\)', path.read_text())
+        if path.name != "failpoint.py"
+    ]
+    assert sorted(found) == sorted((point.name, point.where) for point in BY_NAME.values())
 
 
 def test_a_point_costs_nothing():
