@@ -182,10 +182,11 @@ def upsert(
     *,
     replace: Sequence[str] = (),
     add: Sequence[str] = (),
+    not_below: str = "",
 ) -> None:
     """Insert `rows`; where the primary key exists, overwrite the columns `replace` and increase `add` by the new value.
 
-    With neither, existing rows stay as they are.
+    With neither, existing rows stay as they are; also where the column `not_below` has a higher value than the new one.
     """
     if not rows:
         return
@@ -195,7 +196,8 @@ def upsert(
     changes |= {name: table.c[name] + statement.excluded[name] for name in add}
     key = [column.name for column in table.primary_key]
     if changes:
-        statement = statement.on_conflict_do_update(index_elements=key, set_=changes)
+        newer = statement.excluded[not_below] >= table.c[not_below] if not_below else None
+        statement = statement.on_conflict_do_update(index_elements=key, set_=changes, where=newer)
     else:
         statement = statement.on_conflict_do_nothing(index_elements=key)
     connection.execute(statement, list(rows))

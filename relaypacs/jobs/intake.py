@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from relaypacs.failpoint import reach
+from relaypacs.jobs import associations
 from relaypacs.jobs.batch import Batch, Version
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import supersede
@@ -46,7 +47,8 @@ def take_in(
     batch = Batch(node, now, _known(connection, arrivals), identifiers)
     for arrival in arrivals:
         batch.add(arrival)
-    _write_associations(connection, arrivals, ends)
+    _write_associations(connection, arrivals, [end for end in ends if end.admitted])
+    associations.write(connection, node, ends)
     _write_instances(connection, batch)
     reach("jobs.mid-take-in")
     _write_deliveries(connection, batch)

@@ -15,9 +15,10 @@ from sqlalchemy import Connection, Engine, text
 
 from relaypacs.errors import JobsError
 from relaypacs.failpoint import reach
+from relaypacs.jobs import associations, delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import bytes as instance_bytes
-from relaypacs.jobs import delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import ledger as books
+
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import (
@@ -47,6 +48,7 @@ class JobStore:
         self._purge_after: dict[str, tuple[float, int]] = {}
         # Where the next `forget` goes on: (received_at, instance id).
         self._forget_after = (0.0, 0)
+        self.associations = associations.Book(self._reading, self._writing)
 
     @staticmethod
     def open(url: str, *, identifiers: bool = True) -> JobStore:

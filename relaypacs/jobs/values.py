@@ -41,10 +41,19 @@ class AssociationEnd:
     """Objects it committed to the spool."""
     bytes: int
     reason: str
+    tls: bool = False
+    word: str = ""
+    """Why nothing could come of it, in a fixed word; empty if something could."""
+    tries: int = 1
+    """Of a refusal: how often it was asked for so far."""
+    contexts: str = ""
+    """What was proposed and accepted, as `dicom.proposals` writes it."""
+    admitted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class TakenIn:
+
     """What one `take_in` did. `dropped` and `unrouted` count received objects, identical ones included."""
 
     queued: Mapping[str, int]

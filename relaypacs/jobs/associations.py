@@ -1,0 +1,177 @@
+"""The association log's rows: written by intake with everything else it takes in, read by people, forgotten in time.
+
+`JobStore.associations` is a `Book`; `write` is called within `take_in`'s transaction. Taking an event in twice, or two
+counts of a refusal in the wrong order, leaves the newest. A row's id is its association's, or that of the first try of
+a kind of refusal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, select
+
+from relaypacs.jobs.association_tables import REFUSED, association_log, proposal
+from relaypacs.jobs.chunks import chunks
+from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.text import storable
+from relaypacs.jobs.values import AssociationEnd
+
+_CHANGING = ("ended_at", "outcome", "word", "reason", "tries", "objects", "bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationRow:
+    """One association, or one kind of refusal of one peer. Times are seconds since the epoch."""
+
+    association_id: str
+    node: str
+    calling_ae: str
+    called_ae: str
+    peer: str
+    """`host:port`; of a refusal that of the first try."""
+    tls: bool
+    started_at: float
+    ended_at: float
+    """Of a refusal: the latest try."""
+    outcome: str
+    word: str
+    """Why nothing could come of it, in a fixed word; empty if something could."""
+    reason: str
+    tries: int
+    objects: int
+    bytes: int
+    contexts: str
+    """What was proposed and accepted, as `dicom.proposals` writes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which associations: those that every given part fits."""
+
+    association_id: str | None = None
+    """Or the beginning of one."""
+    refused: bool = False
+    calling_ae: str | None = None
+    since: float | None = None
+    """Ended (of a refusal: tried again) at this time or later."""
+
+
+class Book:
+    """The log of one job table; thread-safe."""
+
+    def __init__(
+        self,
+        reading: Callable[[], AbstractContextManager[Connection]],
+        writing: Callable[[], AbstractContextManager[Connection]],
+    ) -> None:
+        self._reading, self._writing = reading, writing
+
+    def find(self, asked: Asked, *, limit: int) -> list[AssociationRow]:
+        """The latest associations that `asked` fits, latest first, at most `limit`. JobsError."""
+        with self._reading() as connection:
+            return find(connection, asked, limit)
+
+    def forget(self, *, ended_before: float, limit: int) -> int:
+        """Delete at most `limit` associations that ended before that time; returns how many. JobsError."""
+        with self._writing() as connection:
+            return forget(connection, ended_before, limit)
+
+
+def digest_of(contexts: str) -> str:
+    """What a list of presentation contexts is kept under; "" for none."""
+    return hashlib.sha256(contexts.encode()).hexdigest()[:32] if contexts else ""
+
+
+def write(connection: Connection, node: str, ends: Sequence[AssociationEnd]) -> None:
+    """Write a row for each; of one that is there already, what changes, if it is newer."""
+    newest: dict[str, AssociationEnd] = {}
+    for end in ends:
+        known = newest.get(end.association_id)
+        if known is None or end.tries >= known.tries:
+            newest[end.association_id] = end
+    proposals = {digest_of(end.contexts): end.contexts for end in newest.values() if end.contexts}
+    upsert(connection, proposal, [{"digest": key, "contexts": proposals[key]} for key in sorted(proposals)])
+    rows = [
+        {
+            "association_id": storable(end.association_id),
+            "node": node,
+            "calling_ae": storable(end.calling_ae),
+            "called_ae": storable(end.called_ae),
+            "peer": storable(end.peer),
+            "tls": end.tls,
+            "started_at": end.started_at,
+            "ended_at": end.ended_at,
+            "outcome": storable(end.outcome),
+            "word": storable(end.word),
+            "reason": storable(end.reason),
+            "tries": end.tries,
+            "objects": end.objects,
+            "bytes": end.bytes,
+            "proposal": digest_of(end.contexts),
+        }
+        for end in newest.values()
+    ]
+    upsert(connection, association_log, rows, replace=_CHANGING, not_below="tries")
+
+
+def find(connection: Connection, asked: Asked, limit: int) -> list[AssociationRow]:
+    """The latest associations that `asked` fits, latest first."""
+    log = association_log.c
+    wanted = []
+    if asked.association_id is not None:
+        wanted.append(log.association_id.startswith(asked.association_id, autoescape=True))
+    if asked.refused:
+        wanted.append(REFUSED)
+    if asked.calling_ae is not None:
+        wanted.append(log.calling_ae == asked.calling_ae)
+    if asked.since is not None:
+        wanted.append(log.ended_at >= asked.since)
+    rows = connection.execute(
+        select(association_log, proposal.c.contexts)
+        .outerjoin_from(association_log, proposal, proposal.c.digest == log.proposal)
+        .where(*wanted)
+        .order_by(log.ended_at.desc(), log.association_id.desc())
+        .limit(limit)
+    )
+    return [
+        AssociationRow(
+            association_id=row.association_id,
+            node=row.node,
+            calling_ae=row.calling_ae,
+            called_ae=row.called_ae,
+            peer=row.peer,
+            tls=bool(row.tls),
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            outcome=row.outcome,
+            word=row.word,
+            reason=row.reason,
+            tries=row.tries,
+            objects=row.objects,
+            bytes=row.bytes,
+            contexts=row.contexts or "",
+        )
+        for row in rows
+    ]
+
+
+def forget(connection: Connection, ended_before: float, limit: int) -> int:
+    """Delete the oldest that ended before that time, and what only they proposed."""
+    log = association_log.c
+    rows = connection.execute(
+        select(log.association_id, log.proposal)
+        .where(log.ended_at < ended_before)
+        .order_by(log.ended_at, log.association_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for ids in chunks([row.association_id for row in rows]):
+        connection.execute(delete(association_log).where(log.association_id.in_(ids)))
+    for digests in chunks({row.proposal for row in rows} - {""}):
+        used = select(log.association_id).where(log.proposal == proposal.c.digest).exists()
+        connection.execute(delete(proposal).where(proposal.c.digest.in_(digests), ~used))
+    return len(rows)
