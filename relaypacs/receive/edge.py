@@ -13,9 +13,7 @@ import resource
 import selectors
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from prometheus_client import Gauge
 
@@ -26,18 +24,17 @@ from relaypacs.dicom.pdu import (
     AbortReason,
     AssociateHead,
     PduError,
-    abort_pdu,
     read_associate_head,
-    reject_pdu,
     whole_request,
 )
 from relaypacs.failpoint import reach
-from relaypacs.policy.admission import NO_SPACE, OVERLOAD, Admitted, Peer, Rejected, admit
-from relaypacs.policy.aetitle import clean_ae_title
-from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS, SENTENCES
+from relaypacs.policy.admission import Admitted, Peer, Rejected
+from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS
+from relaypacs.receive.request import decide, overload, tell_broken, tell_rejected
 from relaypacs.receive.room import Room
 from relaypacs.receive.running import Running
-from relaypacs.receive.serving import REJECTED, Serving
+from relaypacs.receive.serving import Serving
+from relaypacs.receive.waiting import Phase, Queues, Waiting
 
 CONNECTIONS_OPEN = Gauge(
     "relaypacs_connections_open", "Connections open now, with or without association.", multiprocess_mode="livesum"
@@ -58,20 +55,6 @@ _ACCEPT_PAUSE_SECONDS = 0.2
 """How long accepting rests when the process has no file descriptor left."""
 
 
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    """A connection without an association: its request is being read, or its close awaited."""
-
-    sock: socket.socket
-    host: str
-    peer: str
-    deadline: float
-    received: bytearray = field(default_factory=bytearray)
-    refused: bool = False
-    counted: bool = True
-    """Whether it is within the limits of connections."""
-
-
 class Edge:
     """The accept loop of one receive process."""
 
@@ -80,9 +63,7 @@ class Edge:
         self._callers = callers
         self._listeners = listeners
         self._selector = selectors.DefaultSelector()
-        # Each in the order of its deadlines: every connection of a kind waits equally long.
-        self._reading: OrderedDict[_Waiting, None] = OrderedDict()
-        self._closing: OrderedDict[_Waiting, None] = OrderedDict()
+        self._queues = Queues()
         self._waiting_bytes = 0
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_waiting = _MOST_WAITING if files == resource.RLIM_INFINITY else min(_MOST_WAITING, files // 2)
@@ -97,12 +78,12 @@ class Edge:
         self._listen(True)
         while not self._room.stopping():
             for key, _ in self._selector.select(self._patience()):
-                if isinstance(key.data, _Waiting):
+                if isinstance(key.data, Waiting):
                     self._readable(key.data)
                 elif key.data is not None:
                     self._accept(key.data)
             self._expire(time.monotonic())
-        for waiting in (*self._reading, *self._closing):
+        for waiting in self._queues:
             self._close(waiting)
         for listener in self._listeners:
             listener.close()
@@ -123,8 +104,8 @@ class Edge:
                 self._selector.unregister(listener)
 
     def _patience(self) -> float | None:
-        deadlines = [next(iter(queue)).deadline for queue in (self._reading, self._closing) if queue]
-        deadlines += [at for at in (self._accept_again_at, self._tidy_at) if at is not None]
+        ats = (self._queues.next_deadline(), self._accept_again_at, self._tidy_at)
+        deadlines = [at for at in ats if at is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _accept(self, listener: socket.socket) -> None:
@@ -149,20 +130,21 @@ class Edge:
                 host = host.removeprefix("::ffff:")  # an IPv4 peer on an IPv6 listener
             peer = f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
             deadline = time.monotonic() + self._room.receive.association_request_timeout_seconds
-            waiting = _Waiting(sock, host, peer, deadline)
-            self._reading[waiting] = None
+            waiting = Waiting(sock, host, peer, Phase.REQUEST, deadline)
+            self._queues.add(waiting)
             self._selector.register(sock, selectors.EVENT_READ, waiting)
             if self._counts(waiting):
                 self._readable(waiting)  # the request has often come with the connection
-                if len(self._reading) + len(self._closing) > self._most_waiting:
-                    self._displace(next(iter(self._closing or self._reading)))
+                if len(self._queues) > self._most_waiting:
+                    self._displace(next(iter(self._queues.refused() or self._queues.silent())))
 
-    def _counts(self, waiting: _Waiting) -> bool:
+    def _counts(self, waiting: Waiting) -> bool:
         """Whether a new connection is within the limits; if not, one that waits silently goes, or else this one."""
         word = self._room.limits.connect(waiting.host)
         if word is not None:
             same = word == CONNECTIONS_OF_ADDRESS
-            silent = (one for one in self._reading if one is not waiting and (not same or one.host == waiting.host))
+            others = (one for one in self._queues.silent() if one is not waiting)
+            silent = (one for one in others if not same or one.host == waiting.host)
             longest = next(silent, None)
             if longest is not None:
                 self._displace(longest)
@@ -171,22 +153,21 @@ class Edge:
             CONNECTIONS_OPEN.inc()
             return True
         waiting.counted = False
-        self._reject(waiting, Rejected(*OVERLOAD, word, SENTENCES[word]), "", "")
+        self._refuse(waiting, tell_rejected(overload(word), None, waiting.peer))
         return False
 
-    def _displace(self, waiting: _Waiting) -> None:
+    def _displace(self, waiting: Waiting) -> None:
         """Close one that has had its answer, or that has waited longest: who means it asks when it connects."""
         if not waiting.refused:
             log.event(log.WARNING, "connection-displaced", "too many connections wait", peer=waiting.peer)
         self._close(waiting)
 
     def _expire(self, now: float) -> None:
-        for queue in (self._reading, self._closing):
-            while queue and (waiting := next(iter(queue))).deadline <= now:
-                if not waiting.refused:
-                    level = log.WARNING if waiting.received else log.INFO
-                    log.event(level, "association-request-timeout", "no A-ASSOCIATE-RQ came in time", peer=waiting.peer)
-                self._close(waiting)
+        for waiting in self._queues.expired(now):
+            if not waiting.refused:
+                level = log.WARNING if waiting.received else log.INFO
+                log.event(level, "association-request-timeout", "no A-ASSOCIATE-RQ came in time", peer=waiting.peer)
+            self._close(waiting)
         if self._accept_again_at is not None and self._accept_again_at <= now:
             self._accept_again_at = None
             self._listen(True)
@@ -195,7 +176,7 @@ class Edge:
             self._tidy_at = now + _TIDY_SECONDS if self._tidies_left > 0 else None
             self._room.spool.refusal()
 
-    def _close(self, waiting: _Waiting) -> None:
+    def _close(self, waiting: Waiting) -> None:
         self._forget(waiting)
         waiting.sock.close()
         if waiting.counted:
@@ -205,13 +186,12 @@ class Edge:
         CONNECTIONS_OPEN.dec()
         self._room.limits.disconnect(host)
 
-    def _forget(self, waiting: _Waiting) -> None:
+    def _forget(self, waiting: Waiting) -> None:
         self._selector.unregister(waiting.sock)
-        self._reading.pop(waiting, None)
-        self._closing.pop(waiting, None)
+        self._queues.remove(waiting)
         self._waiting_bytes -= len(waiting.received)
 
-    def _readable(self, waiting: _Waiting) -> None:
+    def _readable(self, waiting: Waiting) -> None:
         try:
             data = waiting.sock.recv(_READ_BYTES)
         except BlockingIOError:
@@ -229,11 +209,11 @@ class Edge:
             try:
                 self._request(waiting)
             except PduError as error:
-                self._abort(waiting, error)
+                self._refuse(waiting, tell_broken(error, waiting.received, waiting.peer))
 
     # Requests
 
-    def _request(self, waiting: _Waiting) -> None:
+    def _request(self, waiting: Waiting) -> None:
         """Look at what has come: nothing to do yet, or a whole request to decide on. Raises `PduError`."""
         received = waiting.received
         whole = whole_request(received, self._room.receive.max_association_request_bytes)
@@ -243,66 +223,27 @@ class Edge:
                 raise PduError(AbortReason.NOT_SPECIFIED, "too many association requests are unfinished")
             return
         head = read_associate_head(bytes(received[HEADER_BYTES:whole]))
-        word = self._room.limits.request(waiting.host)
-        decision: Admitted | Rejected
-        if word is not None:
-            decision = Rejected(*OVERLOAD, word, SENTENCES[word])
-        else:
-            decision = admit(head, Peer(waiting.host), self._room.receive, self._callers)
-        if isinstance(decision, Admitted):
-            decision = self._room_for(decision)
+        decision = decide(self._room, self._callers, head, Peer(waiting.host))
         if isinstance(decision, Rejected):
-            self._reject(waiting, decision, clean_ae_title(head.calling_ae), clean_ae_title(head.called_ae))
+            self._refuse(waiting, tell_rejected(decision, head, waiting.peer))
         else:
             self._serve(waiting, decision, head, bytes(received[whole:]))
 
-    def _room_for(self, admitted: Admitted) -> Admitted | Rejected:
-        """Overload is transient (2/3/2), so that the modality tries again."""
-        no_space = self._room.spool.refusal()
-        if no_space is not None:
-            return Rejected(*NO_SPACE, no_space)
-        word = self._room.limits.associate(admitted.calling_ae)
-        return admitted if word is None else Rejected(*OVERLOAD, word, SENTENCES[word])
-
-    def _reject(self, waiting: _Waiting, rejected: Rejected, calling_ae: str, called_ae: str) -> None:
-        REJECTED.labels(rejected.word).inc()
-        log.event(
-            log.WARNING,
-            "association-rejected",
-            rejected.sentence,
-            user_id=calling_ae,
-            called_ae=called_ae,
-            peer=waiting.peer,
-            reason=rejected.word,
-            answer=f"{rejected.result}/{rejected.source}/{rejected.reason}",
-        )
-        self._refuse(waiting, reject_pdu(rejected.result, rejected.source, rejected.reason))
-
-    def _abort(self, waiting: _Waiting, error: PduError) -> None:
-        sentence = str(error)
-        if waiting.received[:2] == b"\x16\x03":
-            sentence = "the peer speaks TLS, and this port does not"
-        REJECTED.labels("request").inc()
-        log.event(log.WARNING, "association-request-broken", sentence, peer=waiting.peer, reason=int(error.reason))
-        self._refuse(waiting, abort_pdu(2, error.reason))
-
-    def _refuse(self, waiting: _Waiting, last_words: bytes) -> None:
-        """Answer, then wait for the peer to close (ARTIM, PS3.8 9.1.5)."""
-        waiting.refused = True
+    def _refuse(self, waiting: Waiting, last_words: bytes) -> None:
+        """Answer, then wait for the peer to close."""
         self._waiting_bytes -= len(waiting.received)
         waiting.received = bytearray()
         try:
-            waiting.sock.send(last_words)
+            waiting.send(last_words)
         except OSError:
             self._close(waiting)
             return
-        self._reading.pop(waiting, None)
-        waiting.deadline = time.monotonic() + self._room.receive.release_timeout_seconds
-        self._closing[waiting] = None
-        if len(self._closing) > _MOST_REFUSED:
-            self._close(next(iter(self._closing)))
+        self._queues.move(waiting, Phase.REFUSED, time.monotonic() + self._room.receive.release_timeout_seconds)
+        refused = self._queues.refused()
+        if len(refused) > _MOST_REFUSED:
+            self._close(next(iter(refused)))
 
-    def _serve(self, waiting: _Waiting, admitted: Admitted, head: AssociateHead, rest: bytes) -> None:
+    def _serve(self, waiting: Waiting, admitted: Admitted, head: AssociateHead, rest: bytes) -> None:
         self._forget(waiting)
 
         def ended() -> None:

@@ -1,0 +1,97 @@
+"""A connection that has no association yet, and the queues in which such connections wait; used by `receive.edge`.
+
+What a connection waits for is its `Phase`. All of one phase wait equally long, so each queue is in the order of its
+deadlines and nothing is ever searched.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Phase(IntEnum):
+    """What is awaited of the peer."""
+
+    REQUEST = 0
+    """Its A-ASSOCIATE-RQ."""
+    REFUSED = 1
+    """Its close: it has had its answer (ARTIM, PS3.8 9.1.5)."""
+
+
+@dataclass(eq=False, slots=True)
+class Waiting:
+    """A connection without an association."""
+
+    sock: socket.socket
+    host: str
+    """Numeric address of the peer."""
+    peer: str
+    """Address and port, for people."""
+    phase: Phase
+    deadline: float
+    """Monotonic seconds."""
+    received: bytearray = field(default_factory=bytearray)
+    """What has come of the A-ASSOCIATE-RQ."""
+    counted: bool = True
+    """Whether it is within the limits of connections."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether it has had its answer."""
+        return self.phase is Phase.REFUSED
+
+    def send(self, data: bytes) -> None:
+        """Send a few bytes without waiting. OSError when that can't be done."""
+        self.sock.send(data)
+
+
+class Queues:
+    """All waiting connections of a process."""
+
+    def __init__(self) -> None:
+        self._queues: dict[Phase, OrderedDict[Waiting, None]] = {phase: OrderedDict() for phase in Phase}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def __iter__(self) -> Iterator[Waiting]:
+        for queue in self._queues.values():
+            yield from tuple(queue)
+
+    def add(self, waiting: Waiting) -> None:
+        """Behind those of its phase."""
+        self._queues[waiting.phase][waiting] = None
+
+    def remove(self, waiting: Waiting) -> None:
+        """Out of its queue, if it is there."""
+        self._queues[waiting.phase].pop(waiting, None)
+
+    def move(self, waiting: Waiting, phase: Phase, deadline: float) -> None:
+        """To another phase with a new deadline."""
+        self.remove(waiting)
+        waiting.phase, waiting.deadline = phase, deadline
+        self.add(waiting)
+
+    def next_deadline(self) -> float | None:
+        """When something expires first."""
+        return min((next(iter(queue)).deadline for queue in self._queues.values() if queue), default=None)
+
+    def expired(self, now: float) -> Iterator[Waiting]:
+        """Those whose time is over; each must be removed or moved before the next is asked for."""
+        for queue in self._queues.values():
+            while queue and (waiting := next(iter(queue))).deadline <= now:
+                yield waiting
+
+    def refused(self) -> OrderedDict[Waiting, None]:
+        """Those that have had their answer, the oldest first."""
+        return self._queues[Phase.REFUSED]
+
+    def silent(self) -> Iterator[Waiting]:
+        """Those that owe something, the longest wait of each phase first."""
+        for phase, queue in self._queues.items():
+            if phase is not Phase.REFUSED:
+                yield from queue
