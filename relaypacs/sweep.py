@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Unstaged
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.staging.keys import staged_key
-from relaypacs.staging.protocol import Staging
+from relaypacs.staging.protocol import StagedFacts, Staging
 
 BATCH = 200
 """Instances staged between two syncs, and files purged at once."""
@@ -153,14 +153,18 @@ class Sweep:
         One that can't be copied holds up none of the others; the first such failure is raised when they are staged.
         """
         found = self._jobs.to_stage(self._node, received_before=received_before, keep=self._keeps(), limit=BATCH)
-        keys: list[tuple[int, str]] = []
         problems: list[Exception] = []
-        for generation, group in groupby(sorted(found, key=lambda row: row.generation), key=lambda row: row.generation):
+        chosen = self._choose(found, problems)
+        keys: list[tuple[int, str]] = []
+        for generation, group in groupby(
+            sorted(chosen, key=lambda one: one[0].generation), key=lambda one: one[0].generation
+        ):
             try:
                 with self._reader.pin(generation) as pin:
-                    for row in group:
+                    for row, key in group:
                         try:
-                            keys.append((row.instance_id, self._put(row, pin.fileno())))
+                            self._put(row, key, pin.fileno())
+                            keys.append((row.instance_id, key))
                         except (StagingError, OSError) as problem:
                             problems.append(problem)
             except SegmentGone:
@@ -191,14 +195,33 @@ class Sweep:
             log.event(log.INFO, "disk-roomy", "There is room again to keep settled instances.")
         self._short = short
 
-    def _put(self, row: Unstaged, segment: int) -> str:
-        """Copy one instance and return its key. StagingError."""
-        if self._staging.free_bytes() - row.file_length < self._leave_free_bytes:
-            raise StagingError(f"staging: {self._leave_free_bytes} bytes of the disk are left free for the job table")
-        key = self._key(row)
-        self._staging.put(key, segment, row.file_offset, row.file_length)
+    def _choose(self, found: Sequence[Unstaged], problems: list[Exception]) -> list[tuple[Unstaged, str]]:
+        """Those there is room for, with their keys, which the job table knows before a file can be there."""
+        room = self._staging.free_bytes() - self._leave_free_bytes
+        fitting: list[tuple[Unstaged, str]] = []
+        for row in found:
+            if row.file_length > room:
+                left = f"{self._leave_free_bytes} bytes of the disk are left free for the job table"
+                problems.append(StagingError(f"staging: {left}"))
+                continue
+            room -= row.file_length
+            fitting.append((row, self._key(row)))
+        able = self._jobs.will_stage([(row.instance_id, key) for row, key in fitting]) if fitting else set()
+        reach("sweep.announced")
+        return [one for one in fitting if one[0].instance_id in able]
+
+    def _put(self, row: Unstaged, key: str, segment: int) -> None:
+        """Copy one instance. StagingError."""
+        facts = StagedFacts(
+            digest=row.digest,
+            association_id=row.association_id,
+            calling_ae=row.calling_ae,
+            called_ae=row.called_ae,
+            peer=row.peer,
+            received_at=row.received_at,
+        )
+        self._staging.put(key, segment, row.file_offset, row.file_length, facts)
         _STAGED_BYTES.inc(row.file_length)
-        return key
 
     def free(self) -> int:
         """Free every segment that nothing needs any more (the reader quarantines damaged ones). Returns how many."""
@@ -220,17 +243,17 @@ class Sweep:
 
     def purge(self) -> int:
         """Delete staged files that were settled longer ago than `keep`, or are only kept on a disk that is short of
-        room. Returns how many."""
-        if self._keep_seconds is None:
-            return 0
-        keep_seconds = self._keep_seconds if self._keeps() else 0.0
-        rows = self._jobs.purgeable(self._node, settled_before=self._clock() - keep_seconds, limit=BATCH)
+        room, and what an attempt to stage left. Returns how many."""
+        before = None
+        if self._keep_seconds is not None:
+            before = self._clock() - (self._keep_seconds if self._keeps() else 0.0)
+        rows = self._jobs.purgeable(self._node, settled_before=before, limit=BATCH)
         for _, key in rows:
             reach("sweep.purging")
             self._staging.delete(key)
         if rows:
             reach("sweep.purged")
-            self._jobs.purged([instance_id for instance_id, _ in rows])
+            self._jobs.purged(rows)
             _PURGED.inc(len(rows))
         return len(rows)
 

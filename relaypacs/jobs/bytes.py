@@ -2,17 +2,30 @@
 
 Called by `JobStore` for the sweep. Bytes may go when nothing is owed of them. Saying so and ceasing to count on them
 is one transaction (`detach_unneeded`, `mark_purgeable`): an identical object received a moment later then brings its
-own bytes instead of pointing at bytes about to go.
+own bytes instead of pointing at bytes about to go. A file that may be in staging is named by its row from before it is
+put until after it is deleted: by `purging_key` while it doesn't count, by `staged_key` while it does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, tuple_, update
 
 from relaypacs.jobs.chunks import chunks
-from relaypacs.jobs.schema import HOT, NOT_OVER, PURGING, STAGED, UNROUTED, UNSTAGED, checkpoint, delivery, instance
+from relaypacs.jobs.schema import (
+    HOT,
+    NOT_OVER,
+    PURGING,
+    STAGED,
+    UNROUTED,
+    UNSTAGED,
+    association,
+    checkpoint,
+    delivery,
+    instance,
+)
 from relaypacs.jobs.values import Unstaged
 from relaypacs.model import Routed
 
@@ -42,17 +55,8 @@ def _wanted(keep: bool) -> ColumnElement[bool]:
 def to_stage(connection: Connection, node: str, *, received_before: float, keep: bool, limit: int) -> list[Unstaged]:
     """Instances whose only bytes are in the spool and still wanted, oldest first."""
     rows = connection.execute(
-        select(
-            instance.c.id,
-            instance.c.generation,
-            instance.c.file_offset,
-            instance.c.file_length,
-            instance.c.study_instance_uid,
-            instance.c.sop_instance_uid,
-            instance.c.digest,
-            instance.c.study_date,
-            instance.c.received_at,
-        )
+        select(*_UNSTAGED_COLUMNS)
+        .join_from(instance, association)
         # While a file is being deleted no other is put under its key.
         .where(instance.c.node == node, UNSTAGED, instance.c.purging_key.is_(None))
         .where(instance.c.received_at < received_before, _wanted(keep))
@@ -62,11 +66,47 @@ def to_stage(connection: Connection, node: str, *, received_before: float, keep:
     return [Unstaged(*row) for row in rows]
 
 
+_UNSTAGED_COLUMNS: tuple[ColumnElement[Any], ...] = (
+    instance.c.id,
+    instance.c.generation,
+    instance.c.file_offset,
+    instance.c.file_length,
+    instance.c.study_instance_uid,
+    instance.c.sop_instance_uid,
+    instance.c.digest,
+    instance.c.study_date,
+    instance.c.received_at,
+    association.c.association_id,
+    association.c.calling_ae,
+    association.c.called_ae,
+    association.c.peer,
+)
+"""Those of `Unstaged`, in its order."""
+
+
+def will_stage(connection: Connection, keys: Sequence[tuple[int, str]]) -> set[int]:
+    """Note the keys (by instance id) that files are about to be put under; returns the ids that may be.
+
+    Until `staged` the file counts as one to be deleted: what a killed process leaves is found by the next purge.
+    """
+    ids = [instance_id for instance_id, _ in keys]
+    able: set[int] = set()
+    for some in chunks(ids):
+        these = select(instance.c.id).where(instance.c.id.in_(some), UNSTAGED, instance.c.purging_key.is_(None))
+        able.update(connection.scalars(these.order_by(instance.c.id).with_for_update()))
+    rows = [{"key": instance_id, "purging_key": name} for instance_id, name in keys if instance_id in able]
+    if rows:
+        connection.execute(update(instance).where(instance.c.id == bindparam("key")), rows)
+    return able
+
+
 def staged(connection: Connection, keys: Sequence[tuple[int, str]], now: float) -> None:
-    """The instances' bytes are durable in staging under these keys."""
+    """The instances' bytes are durable in staging under these keys, which `will_stage` has noted."""
     connection.execute(
-        update(instance).where(instance.c.id == bindparam("key")),
-        [{"key": instance_id, "staged_key": staged_key, "staged_at": now} for instance_id, staged_key in keys],
+        update(instance)
+        .where(instance.c.id == bindparam("key"), instance.c.purging_key == bindparam("name"))
+        .values(staged_key=bindparam("name"), staged_at=now, purging_key=None),
+        [{"key": instance_id, "name": staged_key} for instance_id, staged_key in keys],
     )
 
 
@@ -146,7 +186,11 @@ def mark_purgeable(connection: Connection, instance_ids: Sequence[int]) -> list[
     return marked
 
 
-def purged(connection: Connection, instance_ids: Sequence[int]) -> None:
-    """The staged files are deleted."""
-    for ids in chunks(instance_ids):
-        connection.execute(update(instance).where(instance.c.id.in_(ids)).values(purging_key=None))
+def purged(connection: Connection, keys: Sequence[tuple[int, str]]) -> None:
+    """The files under these keys, by instance id, are deleted."""
+    connection.execute(
+        update(instance)
+        .where(instance.c.id == bindparam("key"), instance.c.purging_key == bindparam("name"))
+        .values(purging_key=None),
+        [{"key": instance_id, "name": name} for instance_id, name in keys],
+    )

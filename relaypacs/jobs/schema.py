@@ -121,7 +121,8 @@ instance = Table(
     _count("dataset_crc32c"),
     Column("staged_key", Text),
     _time("staged_at"),
-    # The staged file is being deleted: it no longer counts as bytes, and nothing is staged under its key meanwhile.
+    # A file under this key may be in staging and doesn't count as bytes: it is being put, or it is being deleted and
+    # nothing is staged under its key meanwhile.
     Column("purging_key", Text),
     UniqueConstraint("sop_instance_uid", "digest"),
     CheckConstraint(f"verdict IN {_one_of(Routed)}", name="verdict"),

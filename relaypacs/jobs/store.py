@@ -18,7 +18,6 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs import associations, delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
-
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import (
@@ -174,8 +173,16 @@ class JobStore:
         with self._reading() as connection:
             return instance_bytes.to_stage(connection, node, received_before=received_before, keep=keep, limit=limit)
 
+    def will_stage(self, keys: Sequence[tuple[int, str]]) -> set[int]:
+        """Files are about to be put under these keys, by instance id; returns the ids that may be.
+
+        Say so before the first is put: until `staged` is said, `purgeable` names them, whatever happens in between.
+        """
+        with self._writing() as connection:
+            return instance_bytes.will_stage(connection, keys)
+
     def staged(self, keys: Sequence[tuple[int, str]], now: float) -> None:
-        """The instances (id, staged key) are durable in staging."""
+        """The instances (id, staged key) are durable in staging, under the keys that `will_stage` was told."""
         if keys:
             with self._writing() as connection:
                 instance_bytes.staged(connection, keys, now)
@@ -192,17 +199,20 @@ class JobStore:
         with self._writing() as connection:
             return not instance_bytes.detach_unneeded(connection, node, generation, keep)
 
-    def purgeable(self, node: str, *, settled_before: float, limit: int) -> list[tuple[int, str]]:
+    def purgeable(self, node: str, *, settled_before: float | None, limit: int) -> list[tuple[int, str]]:
         """Instances (id, staged key) staged and settled before that time: delete the files, then say `purged`.
 
-        From now on the bytes count as gone; what an earlier life did not finish comes first. Looks at a bounded number
-        of instances and goes on from there the next time.
+        From now on the bytes count as gone; what was not finished before comes first, and alone without a time. Looks
+        at a bounded number of instances and goes on from there the next time.
         """
+        over: list[int] = []
+        end: tuple[float, int] | None = None
         with self._reading() as connection:
             unfinished = instance_bytes.purging(connection, node, limit)
-            over, end = instance_bytes.staged_and_settled(
-                connection, node, settled_before=settled_before, after=self._purge_after.get(node, (0.0, 0))
-            )
+            if settled_before is not None:
+                over, end = instance_bytes.staged_and_settled(
+                    connection, node, settled_before=settled_before, after=self._purge_after.get(node, (0.0, 0))
+                )
         chosen = over[: limit - len(unfinished)]
         if len(chosen) == len(over):
             self._purge_after[node] = end or (0.0, 0)
@@ -211,11 +221,11 @@ class JobStore:
         with self._writing() as connection:
             return unfinished + instance_bytes.mark_purgeable(connection, chosen)
 
-    def purged(self, instance_ids: Sequence[int]) -> None:
+    def purged(self, keys: Sequence[tuple[int, str]]) -> None:
         """The files that `purgeable` named are deleted."""
-        if instance_ids:
+        if keys:
             with self._writing() as connection:
-                instance_bytes.purged(connection, instance_ids)
+                instance_bytes.purged(connection, keys)
 
     def forget(self, *, settled_before: float, limit: int) -> int:
         """Delete at most `limit` instances that have no bytes and were over before that time; returns how many.

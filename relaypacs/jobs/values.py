@@ -53,7 +53,6 @@ class AssociationEnd:
 
 @dataclass(frozen=True, slots=True)
 class TakenIn:
-
     """What one `take_in` did. `dropped` and `unrouted` count received objects, identical ones included."""
 
     queued: Mapping[str, int]
@@ -81,6 +80,10 @@ class Unstaged:
     digest: str
     study_date: str
     received_at: float
+    association_id: str
+    calling_ae: str
+    called_ae: str
+    peer: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     if jobs is None:
         return 0
     reader = SpoolReader(config.spool_dir, recycle=config.spool.recycle, recycle_segments=config.spool.recycle_segments)
-    staging = FilesystemStaging(config.staging_dir)
+    staging = FilesystemStaging(config.staging_dir, only_one_that_puts=True)
     hints = HintReceiver(config.hint_socket)
     wake = LocalWake()
     policies = config.caller

@@ -1,8 +1,8 @@
 """Staging on a local file system: one plain DICOM Part 10 file per instance, which any tool can open.
 
-A put copies inside the kernel (`copy_file_range`: a reflink where the file system has them) to a temporary name in the
-same folder and renames it. One `syncfs` makes a whole batch durable. Temporary files that a killed process left are
-removed by `scan` a day later. Everything the operating system refuses is a StagingError that names no UID.
+A put copies inside the kernel (`copy_file_range`: a reflink where the file system has them) to a file in `.new` and
+renames it to its key. One `syncfs` makes a whole batch durable. What a killed process left in `.new` is removed when
+the next one that puts opens the folder. Everything the operating system refuses is a StagingError that names no UID.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import mmap
 import os
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from relaypacs.staging.protocol import StagedFacts, StagedObject
 
 _CHUNK_BYTES = 1 << 20
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
-_LEFTOVER_SECONDS = 86400
+_NEW = ".new"
 _MKDIR_TRIES = 100
 _POPULATE_READ = 22  # MADV_POPULATE_READ, madvise(2), Linux 5.14
 _POPULATE_BYTES = 64 << 20
@@ -35,7 +34,8 @@ _serial = itertools.count()
 class FilesystemStaging:
     """Staging in `folder`, which is made if it is absent; StagingError if that fails."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, only_one_that_puts: bool = False) -> None:
+        """`only_one_that_puts`: no other process puts now, so what is half put is an earlier life's and removed."""
         self._folder = folder
         self._lock = threading.Lock()
         self._unsynced: set[Path] = set()
@@ -44,13 +44,15 @@ class FilesystemStaging:
         with _named("open"):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            for leftover in (folder / _NEW).glob("*") if only_one_that_puts else ():
+                leftover.unlink()
         self._syncfs = _find_syncfs()
 
     def put(self, key: str, source_fd: int, offset: int, length: int, facts: StagedFacts | None = None) -> None:
-        """Copy to a temporary file beside `key`, then rename it. `facts` are not kept."""
+        """Copy to a file of its own in `.new`, then rename it. `facts` are not kept."""
         path = self._folder / check_key(key)
         self._watch_failures()
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_serial)}")
+        temporary = self._folder / _NEW / f"{os.getpid()}.{next(_serial)}"
         with _named("put"):
             target = _create(temporary)
             try:
@@ -58,7 +60,7 @@ class FilesystemStaging:
                     _copy(source_fd, offset, target, length)
                 finally:
                     os.close(target)
-                temporary.rename(path)
+                _rename(temporary, path)
             except BaseException:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
@@ -130,7 +132,7 @@ class FilesystemStaging:
                 folder.rmdir()
 
     def scan(self) -> Iterator[tuple[str, int]]:
-        """Walk the folder; also removes temporary files older than a day."""
+        """Walk the folder."""
         with _named("scan"):
             yield from self._scan(self._folder, "")
 
@@ -167,6 +169,8 @@ class FilesystemStaging:
         except FileNotFoundError:
             return
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 yield from self._scan(folder / entry.name, f"{prefix}{entry.name}/")
                 continue
@@ -174,13 +178,8 @@ class FilesystemStaging:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            if not entry.name.startswith("."):
+            if stat.S_ISREG(status.st_mode):
                 yield prefix + entry.name, status.st_size
-            elif time.time() - status.st_mtime > _LEFTOVER_SECONDS:
-                with contextlib.suppress(OSError):
-                    os.unlink(folder / entry.name)
 
 
 @contextlib.contextmanager
@@ -193,14 +192,26 @@ def _named(deed: str) -> Iterator[None]:
 
 
 def _create(path: Path) -> int:
-    """Open a new file for writing, making its folders. They may vanish again under us: `delete` removes empty ones."""
+    """Open a new file for writing, making its folder."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o640)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        return os.open(path, flags, 0o640)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename, making the target's folders. They may vanish again under us: `delete` removes empty ones."""
     for _ in range(_MKDIR_TRIES):
         try:
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            source.rename(target)
         except FileNotFoundError:
             # A parent may vanish between its making and its child's; then both are made again.
             with contextlib.suppress(FileExistsError, FileNotFoundError):
-                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        else:
+            return
     raise OSError(errno.EBUSY, "its folder vanishes again and again")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from sqlalchemy import create_engine
 
@@ -9,6 +11,12 @@ from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs.store import JobStore
 from relaypacs.model import Deferred, Outcome, Routed, Scope
 from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, discarded, resent, settled
+
+
+def put(store: JobStore, keys: Sequence[tuple[int, str]], now: float) -> None:
+    """What the sweep does around copying the files."""
+    assert store.will_stage(keys) == {instance_id for instance_id, _ in keys}
+    store.staged(keys, now)
 
 
 def settle_all(store: JobStore, outcome: Outcome, now: float = 200.0, retry_at: float | None = None) -> None:
@@ -22,7 +30,7 @@ def to_stage(store: JobStore, keep: bool = False, before: float = 1e9, node: str
 
 def stage(store: JobStore, now: float = 300.0) -> list[int]:
     found = store.to_stage(NODE, received_before=1e9, keep=True, limit=100)
-    store.staged([(one.instance_id, f"key-{one.instance_id}") for one in found], now)
+    put(store, [(one.instance_id, f"key-{one.instance_id}") for one in found], now)
     return [one.instance_id for one in found]
 
 
@@ -138,7 +146,7 @@ def test_only_settled_and_staged_long_enough_is_purged(store: JobStore) -> None:
     assert purgeable(store, before=300.0) == []
     assert purgeable(store, before=500.0) == [(1, "key-1"), (4, "key-4")]
     assert [row.staged for uid in uids for row in store.trace(uid)] == [False, True, True, False]
-    store.purged([1, 4])
+    store.purged([(1, "key-1"), (4, "key-4")])
     assert purgeable(store, before=500.0) == []
     assert purgeable(store, before=1000.0) == [(3, "key-3")]
 
@@ -149,7 +157,7 @@ def test_a_purge_that_was_cut_short_is_finished(store: JobStore) -> None:
     settle_all(store, SENT)
     assert len(purgeable(store, limit=2)) == 2
     assert len(purgeable(store, limit=3)) == 3
-    store.purged([1, 2, 3])
+    store.purged([(number, f"key-{number}") for number in (1, 2, 3)])
     assert purgeable(store) == []
 
 
@@ -163,7 +171,7 @@ def test_bytes_being_purged_count_as_gone_and_nothing_is_staged_in_their_place(s
     store.take_in(NODE, [arrival(generation="g2")], [], [], 501.0)
     assert to_stage(store) == []  # its key is the one being deleted
     assert store.segment_needed(NODE, "g2", keep=False) is True
-    store.purged([1])
+    store.purged([(1, "key-1")])
     assert to_stage(store) == ["1.2.3.1"]
 
 
@@ -181,10 +189,34 @@ def test_purging_looks_at_everything_in_bounded_steps(store: JobStore) -> None:
     count = instance_bytes.PURGE_LOOKS_AT + 10
     store.take_in(NODE, [arrival(f"1.{number:05d}") for number in range(count)], [], [], 1.0)
     found = store.to_stage(NODE, received_before=1e9, keep=True, limit=count)
-    store.staged([(one.instance_id, str(one.instance_id)) for one in found], 300.0)
+    put(store, [(one.instance_id, str(one.instance_id)) for one in found], 300.0)
     batch = store.claim("pacs", node=NODE, limit=count, lease_seconds=60, now=200.0)
     store.settle(settled(batch[-10:]), 200.0)  # the others stay owed, and are in the way
     assert purgeable(store) == []
     assert len(purgeable(store, limit=4)) == 4
-    store.purged([one.instance_id for one in batch])
+    store.purged([(one.instance_id, str(one.instance_id)) for one in batch])
     assert len(purgeable(store, limit=100)) == 6
+
+
+def test_a_file_is_known_before_it_is_put(store: JobStore) -> None:
+    store.take_in(NODE, [arrival("1.1"), arrival("1.2")], [], [], 1.0)
+    assert store.will_stage([(1, "key-1"), (2, "key-2"), (3, "key-3")]) == {1, 2}, "there is no instance 3"
+    # The process dies here, with files or without; the next life deletes before it stages.
+    assert to_stage(store) == []
+    assert store.will_stage([(1, "key-1")]) == set()
+    assert store.segment_needed(NODE, "g1", keep=False) is True
+    assert purgeable(store, before=0.0) == [(1, "key-1"), (2, "key-2")]
+    assert store.purgeable(NODE, settled_before=None, limit=9) == [(1, "key-1"), (2, "key-2")]
+    store.purged([(1, "key-1"), (2, "another")])
+    assert to_stage(store) == ["1.1"]
+    store.staged([(1, "key-1"), (2, "other")], 2.0)
+    assert not any(row.staged for row in store.trace("1.2.3")), "only under a key that was announced"
+    store.staged([(2, "key-2")], 2.0)
+    assert [row.staged for row in store.trace("1.2.3")] == [False, True]
+    assert store.purgeable(NODE, settled_before=None, limit=9) == []
+
+
+def test_what_is_staged_is_not_announced_again(store: JobStore) -> None:
+    store.take_in(NODE, [arrival("1.1")], [], [], 1.0)
+    stage(store)
+    assert store.will_stage([(1, "key-9")]) == set()

@@ -56,6 +56,13 @@ def plans(tmp_path: Path, seen: list[tuple[str, Any]]) -> list[str]:
         ]
 
 
+def put(store: JobStore) -> None:
+    """What the sweep does around copying files to staging."""
+    keys = [(1, "a"), (2, "b")]
+    store.will_stage(keys)
+    store.staged(keys, 7.0)
+
+
 HOT: dict[str, Callable[[JobStore], object]] = {
     "claim": lambda store: store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=2e9),
     "next_due": lambda store: store.next_due("pacs", 4.0, node=NODE),
@@ -83,19 +90,19 @@ HOT: dict[str, Callable[[JobStore], object]] = {
     "checkpoints": lambda store: store.checkpoints(NODE),
     "to_stage": lambda store: store.to_stage(NODE, received_before=1e9, keep=False, limit=10),
     "to_stage, kept": lambda store: store.to_stage(NODE, received_before=1e9, keep=True, limit=10),
-    "staged": lambda store: store.staged([(1, "a"), (2, "b")], 7.0),
+    "staged": put,
     "segment_needed": lambda store: store.segment_needed(NODE, "g1", keep=False),
     "segment_needed no more": lambda store: store.segment_needed(NODE, "g2", keep=False),
     "forget_segment": lambda store: store.forget_segment(NODE, "g1"),
     "purgeable": lambda store: (
-        store.staged([(1, "a"), (2, "b")], 7.0),
+        put(store),
         store.purgeable(NODE, settled_before=1e9, limit=10),
     ),
     "forget": lambda store: (
         store.forget_segment(NODE, "g1"),
         store.forget(settled_before=1e9, limit=10),
     ),
-    "purged": lambda store: store.purged([1, 2]),
+    "purged": lambda store: store.purged([(1, "a"), (2, "b")]),
     "trace": lambda store: store.trace("3"),
     "resend": lambda store: resent(store, "3", "pacs", 8.0),
     "release": lambda store: released(store, "3", "pacs", 8.0),

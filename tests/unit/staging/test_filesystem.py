@@ -43,18 +43,19 @@ def test_deleting_removes_emptied_folders_and_no_other(tmp_path, source):
     assert not (tmp_path / "staging/2026/01/14").exists()
     assert (tmp_path / "staging" / other).exists()
     staging.delete(other)
-    assert list((tmp_path / "staging").iterdir()) == []
+    assert [path.name for path in (tmp_path / "staging").iterdir()] == [".new"]
 
 
-def test_old_leftovers_of_a_killed_process_go_and_young_ones_stay(tmp_path, source):
+def test_what_a_killed_process_left_half_put_goes_when_the_next_one_starts(tmp_path, source):
     staging = FilesystemStaging(tmp_path / "staging")
     staging.put(KEY, source, 0, 10)
-    folder = (tmp_path / "staging" / KEY).parent
-    for name, age in ((".old.dcm.1.1", 2 * 86400), (".young.dcm.1.1", 60)):
-        (folder / name).write_bytes(b"torn")
-        os.utime(folder / name, (os.stat(folder).st_mtime - age,) * 2)
+    (tmp_path / "staging" / ".new" / "77.1").write_bytes(b"torn")
     assert list(staging.scan()) == [(KEY, 10)]
-    assert sorted(path.name for path in folder.iterdir()) == [".young.dcm.1.1", "bb-cc.dcm"]
+    FilesystemStaging(tmp_path / "staging")
+    assert len(list((tmp_path / "staging" / ".new").iterdir())) == 1, "it may be another process's"
+    FilesystemStaging(tmp_path / "staging", only_one_that_puts=True)
+    assert list((tmp_path / "staging" / ".new").iterdir()) == []
+    assert list(staging.scan()) == [(KEY, 10)]
 
 
 def test_a_link_in_the_folder_is_never_followed(tmp_path, source):
@@ -127,7 +128,7 @@ def test_a_full_disk_leaves_nothing_and_recovers(tmp_path, source):
         with pytest.raises(StagingError, match="No space left"):
             staging.put(KEY, big, 0, 1 << 20)
         os.close(big)
-        assert list((small / "staging/2026/01/14/study-aa").iterdir()) == []
+        assert list((small / "staging/.new").iterdir()) == []
         staging.put(KEY, source, 0, 10_000)
         staging.sync()
         assert list(staging.scan()) == [(KEY, 10_000)]
