@@ -31,7 +31,7 @@ class Totals:
     repeats: int = 0
     imbalance: int = 0
     left_over: int = 0
-    """Staged files that no row names any more. A kill between copying and saying so leaves them: space, not a loss."""
+    """Staged files that no row names any more."""
     faults: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -93,6 +93,7 @@ class Verdict:
                 self._totals.fault("end: a staged file is not what was sent")
         if self._rig.keep == "none" and (left := len(self._rig.staged_files())):
             self._totals.left_over += left
+            self._totals.fault(f"end: {left} staged files are left over though nothing was owed or kept")
         if left := self._rig.segments():
             self._totals.fault(f"end: {left} segments are held though nothing in them is needed")
 
