@@ -23,6 +23,7 @@ from relaypacs.config.options import (
     lower_case,
 )
 from relaypacs.config.reception import Caller, Receive
+from relaypacs.config.redis import Redis
 from relaypacs.config.section import Section
 from relaypacs.config.stores import Jobs, Staging
 
@@ -34,6 +35,7 @@ __all__ = [
     "Log",
     "Node",
     "Receive",
+    "Redis",
     "Routing",
     "Rule",
     "Section",
@@ -140,6 +142,7 @@ class Config(Section):
     destination: tuple[Destination, ...] = ()
     rule: tuple[Rule, ...] = ()
     routing: Routing = Field(default_factory=lambda: Routing())
+    redis: Redis = Field(default_factory=lambda: Redis())
     sidecar: Sidecar = Field(default_factory=lambda: Sidecar())
 
     @property

@@ -27,7 +27,7 @@ An option can also come from the environment, which is stronger than this file:
   RELAYPACS_RECEIVE__PORT=11113                 an option of a section
   RELAYPACS_RECEIVE__AE_TITLES=RELAY,BACKUP     a list of text, or a TOML array
   RELAYPACS_CALLER, _DESTINATION, _RULE         all tables of that name: a TOML array of inline tables
-  DATABASE_URL, LOG_LEVEL, DEBUG                as everywhere: [jobs] url, [log] level
+  DATABASE_URL, REDIS_URL, LOG_LEVEL, DEBUG     as everywhere: [jobs] url, [redis] url, [log] level
 Any of these names with _FILE behind it names a file that holds the value. Secrets belong there.
 """
 _EXAMPLES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
