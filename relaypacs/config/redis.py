@@ -81,7 +81,8 @@ class Redis(Section):
         """TLS options that go together."""
         if bool(self.tls_certificate_file) != bool(self.tls_key_file):
             yield "give both `tls_certificate_file` and `tls_key_file`, or neither"
-        url = self.url.get_secret_value()
+        # A table that is wrong elsewhere comes as it was written, with its texts bare.
+        url = str(getattr(self.url, "get_secret_value", lambda: self.url)())
         if url and not url.startswith("rediss:") and (self.tls_ca_file or self.tls_certificate_file):
             yield "the `tls_…` options are for rediss://; write `url` so"
 
