@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relaypacs.config.environment import overlooked
-from relaypacs.config.model import Config, Destination, Receive, Rule, Sidecar
+from relaypacs.config.model import Config, Destination, Receive, Rule, Sidecar, Staging
 from relaypacs.config.places import Location, Problem
-from relaypacs.config.secrets import credentials
+from relaypacs.config.secrets import credentials, storage_keys
 from relaypacs.errors import ConfigError
 
 _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
@@ -43,6 +43,7 @@ def problems(
     yield from _unknown(_texts(raw.get("routing"), "default"), ("routing", "default"), known)
     yield from _clashing(good["receive"], good["sidecar"])
     yield from _same_folder(good)
+    yield from _without_storage_keys(good["staging"], environ)
     for number, destination in enumerate(good["destination"]):
         yield from _without_credentials(destination, ("destination", number, "credentials_env"), environ)
 
@@ -53,6 +54,7 @@ def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
         *_about_callers(config),
         *_about_destinations(config),
         *_about_rules(config.rule),
+        *_about_staging(config.staging),
         *overlooked(environ),
     ]
 
@@ -88,6 +90,15 @@ def _about_rules(rules: Iterable[Rule]) -> Iterator[str]:
         everything = not (rule.calling_ae or rule.called_ae or rule.modality or rule.sop_class or rule.tags)
         if rule.drop and everything:
             yield f'rule[{number}] "{rule.name}": drops everything'
+
+
+def _about_staging(staging: Staging) -> Iterator[str]:
+    if staging.kind != "s3":
+        return
+    if staging.encryption == "none":
+        yield 'staging encryption = "none": objects are encrypted only if the bucket does so by default; use sse-s3'
+    if staging.endpoint.startswith("http://") and not _is_loopback(urlsplit(staging.endpoint).hostname or ""):
+        yield "staging endpoint: patients' data travel unencrypted; use https"
 
 
 def _repeated(items: Iterable[tuple[Location, Hashable]], option: str, text: str) -> Iterator[Problem]:
@@ -135,6 +146,15 @@ def _without_credentials(destination: Destination | None, at: Location, environ:
         credentials(destination, environ)
     except ConfigError as error:
         return [Problem(at, text) for text in error.problems]
+    return []
+
+
+def _without_storage_keys(staging: Staging | None, environ: Mapping[str, str]) -> list[Problem]:
+    try:
+        if staging is not None and staging.kind == "s3":
+            storage_keys(staging, environ)
+    except ConfigError as error:
+        return [Problem(("staging", "credentials_env"), text) for text in error.problems]
     return []
 
 

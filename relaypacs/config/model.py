@@ -179,7 +179,7 @@ class Config(Section):
     @property
     def keep_seconds(self) -> float | None:
         """How long a settled instance stays staged: seconds, or None for ever."""
-        return _seconds(self.staging.keep)
+        return _seconds(self.staging.kept)
 
     @property
     def keep_rows_seconds(self) -> float | None:

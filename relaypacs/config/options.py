@@ -133,6 +133,36 @@ def base_url_problems(text: str) -> Iterator[str]:
         yield "`url` is the base of the service, without blanks, `?` or `#`"
 
 
+def _check_bucket(value: str) -> str:
+    # Amazon S3 User Guide, general purpose bucket naming rules.
+    if value and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value):
+        raise ValueError("write 3 to 63 lower-case letters, digits, `-` or `.`")
+    return value
+
+
+def _check_key_prefix(value: str) -> str:
+    if value and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", value):
+        raise ValueError("write names of letters, digits, `_`, `-` or `.`, with `/` between them and none at an end")
+    return value
+
+
+def _check_service_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        good = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and value.isprintable()
+    except ValueError:
+        good = False
+    if value and (not good or "@" in value or url.path.strip("/") or url.query or url.fragment):
+        raise ValueError("write a URL without path, user or password, such as https://minio.hospital.example:9000")
+    return value.rstrip("/")
+
+
+def _check_region(value: str) -> str:
+    if value and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", value):
+        raise ValueError("write the name of a region, such as eu-central-1")
+    return value
+
+
 def lower_case(value: object) -> object:
     """Text in lower case, for options whose words may be written either way."""
     return value.lower() if isinstance(value, str) else value
@@ -155,3 +185,7 @@ CallerPattern = Annotated[str, Field(max_length=64), AfterValidator(_check_calle
 Keep = Annotated[str, AfterValidator(_check_keep)]
 VariablePrefix = Annotated[str, AfterValidator(_check_variable_prefix)]
 JobsUrl = Annotated[SecretStr, AfterValidator(_check_jobs_url)]
+Bucket = Annotated[str, AfterValidator(_check_bucket)]
+KeyPrefix = Annotated[str, Field(max_length=200), AfterValidator(_check_key_prefix)]
+ServiceUrl = Annotated[str, AfterValidator(_check_service_url)]
+Region = Annotated[str, AfterValidator(_check_region)]

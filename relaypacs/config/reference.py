@@ -67,6 +67,8 @@ def render() -> str:
             unset: dict[tuple[str, str], object] = {
                 ("spool", "dir"): computed.spool_dir,
                 ("staging", "dir"): computed.staging_dir,
+                ("staging", "keep"): computed.staging.kept,
+                ("staging", "ca_bundle"): "/etc/ssl/certs/ca-certificates.crt",
             }
             unset["jobs", "url"] = computed.jobs_url
             values = {option: unset[at] for option in model.model_fields if (at := (name, option)) in unset}

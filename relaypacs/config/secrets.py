@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relaypacs.config.model import Destination
+from relaypacs.config.model import Destination, Staging
 from relaypacs.errors import ConfigError
 
 _LONGEST_BYTES = 65536
@@ -70,6 +70,36 @@ def credentials(destination: Destination, environ: Mapping[str, str]) -> Credent
     if problems:
         raise ConfigError(problems)
     return Credentials(token, username, password)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageKeys:
+    """What object storage is shown."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+
+
+def storage_keys(staging: Staging, environ: Mapping[str, str]) -> StorageKeys | None:
+    """The keys for object storage, read now (so a rotated file is seen); None if the AWS chain is to be asked.
+
+    ConfigError with every problem.
+    """
+    found: dict[str, str] = {}
+    problems = []
+    for part in ("ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN") if staging.credentials_env else ():
+        try:
+            found[part] = read_variable(f"{staging.credentials_env}_{part}", environ)
+        except ValueError as error:
+            problems.append(str(error))
+    access, secret, token = (found.get(part, "") for part in ("ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN"))
+    if not problems and bool(access) != bool(secret):
+        absent = "SECRET_KEY" if access else "ACCESS_KEY"
+        problems.append(f"{staging.credentials_env}_{absent} is not set; set it, or the same with _FILE")
+    if problems:
+        raise ConfigError(problems)
+    return StorageKeys(access, secret, token) if access else None
 
 
 def _unfit(part: str, value: str) -> Iterator[str]:
