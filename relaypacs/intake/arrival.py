@@ -6,7 +6,7 @@ An object whose head can't be read is routed by its association and flagged; not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -58,20 +58,37 @@ def checked_keys(keys: RoutingKeys, record: ObjectRecord) -> RoutingKeys:
     return keys
 
 
-def association_end(record: EventRecord) -> AssociationEnd:
-    """The association an `association` event tells of."""
+def association_ends(record: EventRecord) -> list[AssociationEnd]:
+    """The associations that an event tells of: `associations`, or `association` of earlier versions; else none."""
     body = record.body
+    if record.kind == "association":
+        return [_end(body, {})]
+    if record.kind != "associations":
+        return []
+    proposals = body.get("proposals")
+    ends = body.get("ends")
+    known = proposals if isinstance(proposals, Mapping) else {}
+    return [_end(end, known) for end in ends if isinstance(end, Mapping)] if isinstance(ends, list) else []
+
+
+def _end(said: Mapping[str, object], proposals: Mapping[str, object]) -> AssociationEnd:
+    outcome = str(said["outcome"])
     return AssociationEnd(
-        association_id=str(body["association_id"]),
-        calling_ae=str(body["calling_ae"]),
-        called_ae=str(body["called_ae"]),
-        peer=str(body["peer"]),
-        started_at=float(str(body["started_at"])),
-        ended_at=float(str(body["ended_at"])),
-        outcome=str(body["outcome"]),
-        objects=int(str(body["objects"])),
-        bytes=int(str(body["bytes"])),
-        reason=str(body["reason"]),
+        association_id=str(said["association_id"]),
+        calling_ae=str(said["calling_ae"]),
+        called_ae=str(said["called_ae"]),
+        peer=str(said["peer"]),
+        started_at=float(str(said["started_at"])),
+        ended_at=float(str(said["ended_at"])),
+        outcome=outcome,
+        objects=int(str(said["objects"])),
+        bytes=int(str(said["bytes"])),
+        reason=str(said["reason"]),
+        tls=said.get("tls") is True,
+        word=str(said.get("word", "")),
+        tries=int(str(said.get("tries", 1))),
+        contexts=str(proposals.get(str(said.get("contexts", "")), "")),
+        admitted=outcome != "rejected",
     )
 
 

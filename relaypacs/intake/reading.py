@@ -20,7 +20,7 @@ from prometheus_client import Counter, Histogram
 from relaypacs import log
 from relaypacs.errors import JobsError, SegmentGone, SpoolCorrupt
 from relaypacs.failpoint import reach
-from relaypacs.intake.arrival import ArrivalReader, association_end
+from relaypacs.intake.arrival import ArrivalReader, association_ends
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival, AssociationEnd
 from relaypacs.model import Checkpoint, EventRecord, ObjectRecord, Record
@@ -61,11 +61,9 @@ class _Batch:
         """Add what was read of one segment."""
         self.records += len(records)
         self.arrivals += arrivals
-        self.ends += (
-            association_end(record)
-            for record in records
-            if isinstance(record, EventRecord) and record.kind == "association"
-        )
+        for record in records:
+            if isinstance(record, EventRecord):
+                self.ends += association_ends(record)
         self.checkpoints[after.generation] = after
 
 

@@ -36,6 +36,7 @@ class Admitted:
     caller: Caller
     calling_ae: str
     called_ae: str
+    peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def admit(head: AssociateHead, peer: Peer, receive: Receive, callers: Sequence[C
     caller = find_caller(callers, calling_ae, case_sensitive=sensitive, peer_host=peer.host)
     if caller is None:
         return Rejected(*CALLING_AE, "the [[caller]] of this calling AE title may not connect from this address")
-    return Admitted(caller, calling_ae, called_ae)
+    return Admitted(caller, calling_ae, called_ae, peer)
 
 
 def find_caller(

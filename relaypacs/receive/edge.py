@@ -28,7 +28,7 @@ from relaypacs.dicom.pdu import (
     whole_request,
 )
 from relaypacs.failpoint import reach
-from relaypacs.policy.admission import Admitted, Peer, Rejected
+from relaypacs.policy.admission import Admitted, Rejected
 from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS
 from relaypacs.receive.request import decide, overload, tell_broken, tell_rejected
 from relaypacs.receive.room import Room
@@ -153,7 +153,7 @@ class Edge:
             CONNECTIONS_OPEN.inc()
             return True
         waiting.counted = False
-        self._refuse(waiting, tell_rejected(overload(word), None, waiting.peer))
+        self._refuse(waiting, tell_rejected(self._room, overload(word), None, waiting))
         return False
 
     def _displace(self, waiting: Waiting) -> None:
@@ -209,7 +209,7 @@ class Edge:
             try:
                 self._request(waiting)
             except PduError as error:
-                self._refuse(waiting, tell_broken(error, waiting.received, waiting.peer))
+                self._refuse(waiting, tell_broken(self._room, error, waiting))
 
     # Requests
 
@@ -223,9 +223,9 @@ class Edge:
                 raise PduError(AbortReason.NOT_SPECIFIED, "too many association requests are unfinished")
             return
         head = read_associate_head(bytes(received[HEADER_BYTES:whole]))
-        decision = decide(self._room, self._callers, head, Peer(waiting.host))
+        decision = decide(self._room, self._callers, head, waiting.who())
         if isinstance(decision, Rejected):
-            self._refuse(waiting, tell_rejected(decision, head, waiting.peer))
+            self._refuse(waiting, tell_rejected(self._room, decision, head, waiting))
         else:
             self._serve(waiting, decision, head, bytes(received[whole:]))
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from relaypacs import log
 from relaypacs.config.model import Config
 from relaypacs.dicom.contexts import storage_offer
+from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.edge import Edge
 from relaypacs.receive.limits import Limits, Share
 from relaypacs.receive.room import Room
@@ -57,6 +58,7 @@ def run(
         offer=storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes),
         limits=limits or Limits(receive).join(),
         spool=spool,
+        association_log=AssociationLog(spool.append_event),
         buffers=Buffers(READ_BUFFER_BYTES),
         stop_fd=stop.fileno(),
         stopping=stop.event.is_set,
@@ -64,6 +66,8 @@ def run(
     edge = Edge(room, config.caller, listeners)
     if not config.caller:
         log.event(log.WARNING, "nobody-admitted", "no [[caller]] is configured: every association will be rejected")
+    room.association_log.start()
     edge.run()
     if not edge.drain(receive.grace_seconds):
         log.event(log.ERROR, "associations-left", "some associations did not end in time")
+    room.association_log.close()

@@ -1,11 +1,14 @@
 """What becomes of an A-ASSOCIATE-RQ that the edge has read: limits, admission, room, and the words for a refusal.
 
-Used by `receive.edge`. Every refusal is one log line and one count of `relaypacs_association_rejected_total`.
+Used by `receive.edge`. Every refusal counts in `relaypacs_association_rejected_total` and is noted in the
+association log; it has a log line unless its like has had several just now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from prometheus_client import Counter
 
 from relaypacs import log
 from relaypacs.config.model import Caller
@@ -13,8 +16,13 @@ from relaypacs.dicom.pdu import AssociateHead, PduError, abort_pdu, reject_pdu
 from relaypacs.policy.admission import NO_SPACE, OVERLOAD, Admitted, Peer, Rejected, admit
 from relaypacs.policy.aetitle import clean_ae_title
 from relaypacs.receive.limits import SENTENCES
+from relaypacs.receive.rejections import Refusal
 from relaypacs.receive.room import Room
-from relaypacs.receive.serving import REJECTED
+from relaypacs.receive.waiting import Waiting
+
+REJECTED = Counter(
+    "relaypacs_association_rejected_total", "Association requests answered with A-ASSOCIATE-RJ or A-ABORT.", ["reason"]
+)
 
 
 def decide(room: Room, callers: Sequence[Caller], head: AssociateHead, peer: Peer) -> Admitted | Rejected:
@@ -39,27 +47,47 @@ def _room_for(room: Room, admitted: Admitted) -> Admitted | Rejected:
     return admitted if word is None else overload(word)
 
 
-def tell_rejected(rejected: Rejected, head: AssociateHead | None, peer: str) -> bytes:
+def tell_rejected(room: Room, rejected: Rejected, head: AssociateHead | None, waiting: Waiting) -> bytes:
     """Log and count a rejection; the A-ASSOCIATE-RJ to send. `head`: the request, if it was read."""
-    REJECTED.labels(rejected.word).inc()
-    log.event(
-        log.WARNING,
-        "association-rejected",
-        rejected.sentence,
-        user_id=clean_ae_title(head.calling_ae) if head else "",
+    answer = reject_pdu(rejected.result, rejected.source, rejected.reason)
+    refusal = Refusal(
+        host=waiting.host,
+        peer=waiting.peer,
+        calling_ae=clean_ae_title(head.calling_ae) if head else "",
         called_ae=clean_ae_title(head.called_ae) if head else "",
-        peer=peer,
-        reason=rejected.word,
-        answer=f"{rejected.result}/{rejected.source}/{rejected.reason}",
+        word=rejected.word,
+        sentence=rejected.sentence,
+        tls=waiting.who().tls,
+        contexts=head.contexts if head else b"",
     )
-    return reject_pdu(rejected.result, rejected.source, rejected.reason)
+    tell_refused(room, refusal, f"{rejected.result}/{rejected.source}/{rejected.reason}")
+    return answer
 
 
-def tell_broken(error: PduError, received: bytes | bytearray, peer: str) -> bytes:
-    """Log and count a request that can't be understood; the A-ABORT to send. `received`: its beginning."""
+def tell_refused(room: Room, refusal: Refusal, answer: str, trace_id: str = "") -> None:
+    """Count a refusal, note it in the association log, and log it unless the same was logged often just now."""
+    REJECTED.labels(refusal.word).inc()
+    if room.association_log.rejected(refusal):
+        log.event(
+            log.WARNING,
+            "association-rejected",
+            refusal.sentence,
+            trace_id=trace_id,
+            user_id=refusal.calling_ae,
+            called_ae=refusal.called_ae,
+            peer=refusal.peer,
+            reason=refusal.word,
+            answer=answer,
+        )
+
+
+def tell_broken(room: Room, error: PduError, waiting: Waiting) -> bytes:
+    """Log and count a request that can't be understood; the A-ABORT to send."""
     sentence = str(error)
-    if received[:2] == b"\x16\x03":
+    if waiting.received[:2] == b"\x16\x03":
         sentence = "the peer speaks TLS, and this port does not"
     REJECTED.labels("request").inc()
-    log.event(log.WARNING, "association-request-broken", sentence, peer=peer, reason=int(error.reason))
+    refusal = Refusal(waiting.host, waiting.peer, "", "", "request", sentence, waiting.who().tls)
+    if room.association_log.rejected(refusal):
+        log.event(log.WARNING, "association-request-broken", sentence, peer=waiting.peer, reason=int(error.reason))
     return abort_pdu(2, error.reason)

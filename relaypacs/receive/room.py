@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from relaypacs.config.model import Receive
 from relaypacs.dicom.contexts import Offer
+from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.limits import Share
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Buffers
@@ -23,12 +23,8 @@ class Room:
     receive: Receive
     offer: Offer
     spool: SpoolWriter
+    association_log: AssociationLog
     limits: Share
     buffers: Buffers
     stop_fd: int
     stopping: Callable[[], bool]
-
-
-def new_association_id(now: float) -> str:
-    """20 hexadecimal digits: 12 of milliseconds since 1970, so that ids sort by time, and 8 random ones."""
-    return f"{int(now * 1000):012x}{secrets.token_hex(4)}"

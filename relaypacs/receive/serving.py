@@ -26,10 +26,13 @@ from relaypacs.dicom.command import (
     encode_response,
 )
 from relaypacs.dicom.pdu import AbortReason, AssociateHead, PduError, abort_pdu, message_buffers
-from relaypacs.errors import RelayPacsError
+from relaypacs.dicom.proposals import describe
 from relaypacs.failpoint import reach
 from relaypacs.policy.admission import Admitted
+from relaypacs.receive.association_id import new_association_id
 from relaypacs.receive.lane import Lane
+from relaypacs.receive.rejections import Refusal
+from relaypacs.receive.request import tell_refused
 from relaypacs.receive.room import (
     ABORTED,
     CONNECTION_LOST,
@@ -38,7 +41,6 @@ from relaypacs.receive.room import (
     SHUTDOWN,
     TIMEOUT,
     Room,
-    new_association_id,
 )
 from relaypacs.upper.accept import abort, accept, release
 from relaypacs.upper.element import InlineAssociation
@@ -46,9 +48,8 @@ from relaypacs.upper.reader import Command, Pdu, Reader
 from relaypacs.upper.stream import Stream
 
 ASSOCIATIONS = Counter("relaypacs_associations_total", "Associations that ended, by how.", ["outcome"])
-REJECTED = Counter(
-    "relaypacs_association_rejected_total", "Association requests answered with A-ASSOCIATE-RJ or A-ABORT.", ["reason"]
-)
+_NO_CONTEXTS = "contexts"
+"""The word for an association in which nothing could be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +145,17 @@ class Serving:
             word, sentence = "user-identity", "it proposes a user identity, which can't be verified on this listener"
         else:
             word, sentence = "request", _ended_by(association).reason
-        REJECTED.labels(word).inc()
-        log.event(
-            log.WARNING,
-            "association-rejected",
-            sentence,
-            trace_id=self._association_id,
-            user_id=self._admitted.calling_ae,
-            reason=word,
+        refusal = Refusal(
+            host=self._admitted.peer.host,
             peer=self._peer,
+            calling_ae=self._admitted.calling_ae,
+            called_ae=self._admitted.called_ae,
+            word=word,
+            sentence=sentence,
+            tls=self._admitted.peer.tls,
+            contexts=self._head.contexts,
         )
+        tell_refused(self._room, refusal, "1/1/1" if association.is_rejected else "A-ABORT", self._association_id)
 
     def _serve(self, association: InlineAssociation) -> _End:
         inline, receive, room = association.inline, self._room.receive, self._room
@@ -240,27 +242,30 @@ class Serving:
         objects = self._lane.tally.objects if self._lane else 0
         size = self._lane.tally.bytes if self._lane else 0
         ASSOCIATIONS.labels(end.outcome).inc()
-        body = {
-            "association_id": self._association_id,
-            "calling_ae": self._admitted.calling_ae,
-            "called_ae": self._admitted.called_ae,
-            "peer": self._peer,
-            "started_at": started_at,
-            "ended_at": ended_at,
-            "outcome": end.outcome,
-            "objects": objects,
-            "bytes": size,
-            "reason": end.reason,
-        }
-        recorded = True
-        try:
-            self._room.spool.append_event("association", ended_at, body)
-        except (RelayPacsError, OSError):
-            recorded = False
+        proposed = describe(self._head.contexts, self._room.offer)
+        useless = proposed.useless and not objects
+        self._room.association_log.ended(
+            {
+                "association_id": self._association_id,
+                "calling_ae": self._admitted.calling_ae,
+                "called_ae": self._admitted.called_ae,
+                "peer": self._peer,
+                "tls": self._admitted.peer.tls,
+                "started_at": started_at,
+                "ended_at": ended_at,
+                "outcome": end.outcome,
+                "word": _NO_CONTEXTS if useless else "",
+                "reason": end.reason,
+                "tries": 1,
+                "objects": objects,
+                "bytes": size,
+                "contexts": proposed.text,
+            }
+        )
         log.event(
-            log.INFO if end.outcome in (RELEASED, SHUTDOWN) and recorded else log.WARNING,
+            log.INFO if end.outcome in (RELEASED, SHUTDOWN) and not useless else log.WARNING,
             "association-ended",
-            end.reason or "released by the peer",
+            end.reason or ("nothing it proposed is accepted" if useless else "released by the peer"),
             trace_id=self._association_id,
             user_id=self._admitted.calling_ae,
             outcome=end.outcome,
@@ -269,7 +274,6 @@ class Serving:
             objects=objects,
             bytes=size,
             seconds=round(ended_at - started_at, 3),
-            recorded=recorded,
         )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from relaypacs.policy.admission import Peer
+
 
 class Phase(IntEnum):
     """What is awaited of the peer."""
@@ -43,6 +45,10 @@ class Waiting:
     def refused(self) -> bool:
         """Whether it has had its answer."""
         return self.phase is Phase.REFUSED
+
+    def who(self) -> Peer:
+        """Who it is, as far as it has been proven."""
+        return Peer(self.host)
 
     def send(self, data: bytes) -> None:
         """Send a few bytes without waiting. OSError when that can't be done."""

@@ -128,12 +128,21 @@ class Receiver:
         return found
 
     def ends(self) -> list[dict[str, Any]]:
-        """The associations' ends in the spool."""
-        return [dict(one.body) for one in self.records() if isinstance(one, EventRecord) and one.kind == "association"]
+        """The associations' ends in the spool, without what was refused."""
+        return [one for one in self.logged() if one["outcome"] != "rejected"]
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The entries of the association log in the spool, with their contexts."""
+        found: list[dict[str, Any]] = []
+        for record in self.records():
+            if isinstance(record, EventRecord) and record.kind == "associations":
+                body: Any = record.body
+                found += [{**end, "contexts": body["proposals"].get(end["contexts"], "")} for end in body["ends"]]
+        return found
 
     def wait_ends(self, count: int) -> list[dict[str, Any]]:
         """The associations' ends, when there are `count`."""
-        wait_until(lambda: len(self.lines("association-ended")) >= count, "associations ended", 15.0)
+        wait_until(lambda: len(self.ends()) >= count, "associations ended", 15.0)
         return self.ends()
 
 
