@@ -28,6 +28,8 @@ from relaypacs.upper.errors import (
     UpperError,
 )
 from relaypacs.upper.reader import Buffers, Command, Reader
+from relaypacs.upper.tls import ClientTls, TlsFailed
+from relaypacs.upper.tls_stream import TlsStream, begin
 from relaypacs.upper.stream import Stream
 
 _RELEASE_TIMEOUT_SECONDS = 5.0
@@ -45,12 +47,13 @@ def associate(
     contexts: Sequence[tuple[str, Sequence[str]]],
     connect_timeout_seconds: float,
     response_timeout_seconds: float,
+    tls: ClientTls | None = None,
     max_pdu_bytes: int = 131072,
 ) -> Requested:
-    """Connect and negotiate an association.
+    """Connect and negotiate an association, over TLS if `tls` is given.
 
     `contexts`: (abstract syntax UID, transfer syntax UIDs), each proposed as a presentation context of its own, at
-    most 128. `connect_timeout_seconds` bounds the connection and, again, the answer to A-ASSOCIATE-RQ;
+    most 128. `connect_timeout_seconds` bounds the connection, the TLS handshake and the answer to A-ASSOCIATE-RQ, each;
     `response_timeout_seconds` the silence while a DIMSE answer is owed. `max_pdu_bytes` is announced as our own.
     Raises `ConnectFailed`, `AssociationRejected`, `AssociationAborted` or `AnswerTimeout`. A peer that accepts no
     context at all gives a `Requested` that is not open and whose `accepted` is empty.
@@ -65,7 +68,10 @@ def associate(
         unknown = socket.gaierror(socket.EAI_NONAME, "no such host name")
         raise ConnectFailed("no connection: no such host name") from unknown
     try:
-        stream = Stream(sock, send_timeout_seconds=response_timeout_seconds)
+        if tls is None:
+            stream = Stream(sock, send_timeout_seconds=response_timeout_seconds)
+        else:
+            stream = _secured(sock, tls, host, connect_timeout_seconds, response_timeout_seconds)
         reader = Reader(
             stream,
             _ANSWER_BUFFERS,
@@ -98,6 +104,22 @@ def associate(
     except BaseException:
         sock.close()
         raise
+def _secured(sock: socket.socket, tls: ClientTls, host: str, timeout_seconds: float, send_seconds: float) -> Stream:
+    try:
+        channel = tls.channel(host)
+        begin(sock, channel, timeout_seconds)
+    except TlsFailed as error:
+        raise ConnectFailed(f"no TLS: {error}") from error
+    except OSError as error:
+        broken = TlsFailed(
+            "it does not answer the TLS handshake in time: is this a TLS port?"
+            if isinstance(error, TimeoutError)
+            else "it broke the connection during the TLS handshake: is this a TLS port?"
+        )
+        raise ConnectFailed(f"no TLS: {broken}") from broken
+    return TlsStream(sock, channel, send_timeout_seconds=send_seconds)
+
+
 
 
 def _negotiate(association: InlineAssociation, reader: Reader) -> Requested:
@@ -237,6 +259,11 @@ class Requested:
         """Close, and return the error that says how the association ended. `when`: `in answer to a C-ECHO`."""
         inline = self._inline
         if inline.state == "Sta8":
+        if isinstance(inline.lost_error, TlsFailed):  # TLS 1.3: what is wrong with our certificate is said afterwards
+            self.abort()
+            failed = ConnectFailed(f"no TLS {when}: {inline.lost_error}")
+            failed.__cause__ = inline.lost_error
+            return failed
             self._answer_release()
             return PeerReleased(f"the peer released the association {when}")
         silent = inline.timed_out or not (inline.peer_abort or inline.aborted_because or inline.lost_because)

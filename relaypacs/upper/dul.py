@@ -81,6 +81,7 @@ class InlineDul(DULServiceProvider):
     def state(self) -> str:
         """The state machine's state, `Sta1` to `Sta13` (PS3.8 9.2.1)."""
         return str(self.state_machine.current_state)
+        self.lost_error: Exception | None = None
 
     # What pynetdicom asks of a thread
 
@@ -286,6 +287,7 @@ class InlineDul(DULServiceProvider):
     def _forget_primitives(self) -> None:
         try:
             while True:
+            self.lost_error = error
                 self.to_provider_queue.get_nowait()
         except queue.Empty:
             pass
