@@ -44,6 +44,14 @@ class LocalWake:
             seen[destination] = bell.count
             return notified
 
+    def destinations(self) -> list[str]:
+        """Every destination that was waited for or notified."""
+        with self._lock:
+            return list(self._bells)
+
+    def close(self) -> None:
+        """Nothing to do: there is nobody else."""
+
     def _bell(self, destination: str) -> _Bell:
         with self._lock:
             return self._bells.setdefault(destination, _Bell())

@@ -41,12 +41,14 @@ need_packages() {
     { quietly "$log" as_root apt-get update -qq && quietly "$log" apt_install $MISSING; } ||
     die "could not install$MISSING"
   rm -f "$log"
-  # Debian starts Orthanc's own service on installation; nobody asked for that here.
-  case $MISSING in *" orthanc"*)
-    if [ -d /run/systemd/system ] && systemctl is-active --quiet orthanc; then
-      as_root systemctl disable --now --quiet orthanc || true
-    fi ;;
-  esac
+  # Debian starts services of these on installation; nobody asked for that here.
+  for name in orthanc redis-server; do
+    case "$MISSING " in *" $name "*)
+      if [ -d /run/systemd/system ] && systemctl is-active --quiet "$name"; then
+        as_root systemctl disable --now --quiet "$name" || true
+      fi ;;
+    esac
+  done
 }
 
 # find_python: print a Python >= 3.11 that can make virtual environments.
