@@ -195,6 +195,8 @@ class Claim:
     transfer_syntax_uid: str
     association_id: str
     location: Location
+    lease: int = 0
+    """The number of the claim call, which the token alone might share with another's after a failover."""
 
 
 @dataclass(frozen=True, slots=True)

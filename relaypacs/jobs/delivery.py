@@ -8,8 +8,10 @@ lease ended and another worker has it) changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Update, and_, bindparam, select, update
+from sqlalchemy import Connection, Select, Update, and_, bindparam, select, update
+from sqlalchemy.engine import Row
 
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.dialect import insert_rows
@@ -19,7 +21,12 @@ from relaypacs.model import Claim, Deferred, Delivered, Location, Settlement, St
 
 WAKE_AT_ONCE = 1000
 """Deliveries whose time has come that one claim makes ready, so that it stays short after a long outage."""
-_LEASED = and_(delivery.c.id == bindparam("key"), delivery.c.token == bindparam("fence"), delivery.c.state == "active")
+_LEASED = and_(
+    delivery.c.id == bindparam("key"),
+    delivery.c.token == bindparam("fence"),
+    delivery.c.lease == bindparam("mine"),
+    delivery.c.state == "active",
+)
 
 
 def move(change: Change, **values: object) -> Update:
@@ -29,27 +36,15 @@ def move(change: Change, **values: object) -> Update:
 
 
 def claim(
-    connection: Connection, destination: str, *, node: str, limit: int, lease_seconds: float, now: float
+    connection: Connection, destination: str, *, node: str, limit: int, due_at: float, lease: int, now: float
 ) -> list[Claim]:
-    """Lease up to `limit` deliveries: by priority, a study at a time, the study that waits longest first."""
+    """Lease up to `limit` deliveries until `due_at`: by priority, a study at a time, the one that waits longest first.
+
+    `lease` is a number nobody else uses.
+    """
     _wake(connection, destination, now)
-    location = (instance.c[name] for name in _LOCATION)
     rows = connection.execute(
-        select(
-            delivery.c.id,
-            delivery.c.instance_id,
-            delivery.c.token,
-            delivery.c.attempts,
-            delivery.c.queued_at,
-            delivery.c.priority,
-            delivery.c.study_instance_uid,
-            delivery.c.association_id,
-            instance.c.sop_class_uid,
-            instance.c.sop_instance_uid,
-            instance.c.transfer_syntax_uid,
-            *location,
-        )
-        .join_from(delivery, instance)
+        _claimable()
         .where(delivery.c.destination == destination, delivery.c.home == node, READY)
         .order_by(delivery.c.priority.desc(), delivery.c.study_at, delivery.c.study_instance_uid, delivery.c.id)
         .limit(limit)
@@ -57,28 +52,59 @@ def claim(
     ).all()
     for ids in chunks(row.id for row in rows):
         connection.execute(
-            move(Change.CLAIM, token=delivery.c.token + 1, ready=False, due_at=now + lease_seconds).where(
+            move(Change.CLAIM, token=delivery.c.token + 1, lease=lease, ready=False, due_at=due_at).where(
                 delivery.c.id.in_(ids)
             )
         )
-    return [
-        Claim(
-            delivery_id=row.id,
-            instance_id=row.instance_id,
-            token=row.token + 1,
-            destination=destination,
-            attempts=row.attempts,
-            first_queued_at=row.queued_at,
-            priority=row.priority,
-            sop_class_uid=row.sop_class_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            study_instance_uid=row.study_instance_uid,
-            transfer_syntax_uid=row.transfer_syntax_uid,
-            association_id=row.association_id,
-            location=Location(*row[-len(_LOCATION) :]),
-        )
-        for row in rows
-    ]
+    return [_claim(row, row.token + 1, lease) for row in rows]
+
+
+def claimed(connection: Connection, destination: str, *, node: str, due_at: float, lease: int) -> list[Claim]:
+    """What `claim` leased with the same values, if it did: its answer may have been lost."""
+    rows = connection.execute(
+        _claimable()
+        .where(delivery.c.destination == destination, delivery.c.home == node, TIMED, delivery.c.due_at == due_at)
+        .where(delivery.c.lease == lease, state_in([State.ACTIVE]))
+        .order_by(delivery.c.id)
+    )
+    return [_claim(row, row.token, lease) for row in rows]
+
+
+def _claimable() -> Select[Any]:
+    return select(
+        delivery.c.id,
+        delivery.c.instance_id,
+        delivery.c.destination,
+        delivery.c.token,
+        delivery.c.attempts,
+        delivery.c.queued_at,
+        delivery.c.priority,
+        delivery.c.study_instance_uid,
+        delivery.c.association_id,
+        instance.c.sop_class_uid,
+        instance.c.sop_instance_uid,
+        instance.c.transfer_syntax_uid,
+        *(instance.c[name] for name in _LOCATION),
+    ).join_from(delivery, instance)
+
+
+def _claim(row: Row[Any], token: int, lease: int) -> Claim:
+    return Claim(
+        delivery_id=row.id,
+        instance_id=row.instance_id,
+        token=token,
+        destination=row.destination,
+        attempts=row.attempts,
+        first_queued_at=row.queued_at,
+        priority=row.priority,
+        sop_class_uid=row.sop_class_uid,
+        sop_instance_uid=row.sop_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        association_id=row.association_id,
+        location=Location(*row[-len(_LOCATION) :]),
+        lease=lease,
+    )
 
 
 _LOCATION = (
@@ -123,9 +149,9 @@ def next_due(connection: Connection, destination: str, *, node: str | None, now:
     return due
 
 
-def renew(connection: Connection, claims: Sequence[Claim], *, lease_seconds: float, now: float) -> None:
+def renew(connection: Connection, claims: Sequence[Claim], *, due_at: float) -> None:
     """Lengthen the leases that are still the claims' own."""
-    connection.execute(update(delivery).where(_LEASED).values(ready=False, due_at=now + lease_seconds), _keys(claims))
+    connection.execute(update(delivery).where(_LEASED).values(ready=False, due_at=due_at), _keys(claims))
 
 
 def end_leases(connection: Connection, node: str) -> int:
@@ -143,27 +169,30 @@ def give_back(connection: Connection, claims: Sequence[Claim]) -> None:
             connection.execute(move(change, ready=True, due_at=None).where(_LEASED), _keys(some))
 
 
-def settle(connection: Connection, settlements: Sequence[Settlement], now: float) -> int:
+def settle(connection: Connection, settlements: Sequence[Settlement], now: float, *, shift: float) -> int:
     """Write how claims ended, and an attempt of each; returns how many took effect.
 
-    A deferral without a next time is a dead letter.
+    A deferral without a next time is a dead letter; with one it waits until then, `shift` seconds later by the
+    database's clock.
     """
-    tokens: dict[int, int] = {}
+    tokens: dict[int, tuple[int, int]] = {}
     for ids in chunks(sorted({one.claim.delivery_id for one in settlements})):
         # Found by their keys alone: an index of what is active may hold everything that waits.
         found = connection.execute(
-            select(delivery.c.id, delivery.c.token, delivery.c.state).where(delivery.c.id.in_(ids)).with_for_update()
+            select(delivery.c.id, delivery.c.token, delivery.c.lease, delivery.c.state)
+            .where(delivery.c.id.in_(ids))
+            .with_for_update()
         )
-        tokens.update((row.id, row.token) for row in found if row.state == State.ACTIVE)
+        tokens.update((row.id, (row.token, row.lease)) for row in found if row.state == State.ACTIVE)
     # What has the same values is one UPDATE. The rows are locked and their tokens looked at: nothing comes in between.
     ended: dict[tuple[Change, tuple[tuple[str, object], ...]], list[int]] = {}
     attempts: list[dict[str, object]] = []
     for one in settlements:
         # Taken out, so that the same claim settled twice counts once.
-        if tokens.get(one.claim.delivery_id) != one.claim.token:
+        if tokens.get(one.claim.delivery_id) != (one.claim.token, one.claim.lease):
             continue
         del tokens[one.claim.delivery_id]
-        change, values, tried = _ended(one, now)
+        change, values, tried = _ended(one, now, shift)
         ended.setdefault((change, tuple(values.items())), []).append(one.claim.delivery_id)
         attempts.append(tried)
     single: dict[Change, list[dict[str, object]]] = {}
@@ -188,7 +217,7 @@ def _counted(change: Change) -> Update:
 _ENDED = ("status", "reason", "warning", "due_at", "settled_at")
 
 
-def _ended(one: Settlement, now: float) -> tuple[Change, dict[str, object], dict[str, object]]:
+def _ended(one: Settlement, now: float, shift: float) -> tuple[Change, dict[str, object], dict[str, object]]:
     """What a settlement changes, the values of the delivery and the row of the attempt."""
     outcome = one.outcome
     values: dict[str, object] = {
@@ -209,7 +238,7 @@ def _ended(one: Settlement, now: float) -> tuple[Change, dict[str, object], dict
             scope = outcome.scope
             if one.retry_at is not None:
                 change = Change.DEFER
-                values |= {"due_at": one.retry_at, "settled_at": None}
+                values |= {"due_at": one.retry_at + shift, "settled_at": None}
     tried: dict[str, object] = {
         "delivery_id": one.claim.delivery_id,
         "number": one.claim.attempts + 1,
@@ -236,4 +265,4 @@ def supersede(connection: Connection, failed: Iterable[tuple[int, str]], now: fl
 
 
 def _keys(claims: Sequence[Claim]) -> list[dict[str, object]]:
-    return [{"key": claim.delivery_id, "fence": claim.token} for claim in claims]
+    return [{"key": claim.delivery_id, "fence": claim.token, "mine": claim.lease} for claim in claims]

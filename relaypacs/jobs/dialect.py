@@ -249,6 +249,13 @@ def make_append_only(connection: Connection, table: str) -> None:
         connection.exec_driver_sql(statement)
 
 
+def server_time(connection: Connection) -> float | None:
+    """The database's own clock, seconds since the epoch; None where it is this machine's."""
+    if connection.dialect.name != "postgresql":
+        return None
+    return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
+
+
 def lock_for_migration(connection: Connection) -> None:
     """Make other migrating processes wait until this transaction ends. On SQLite `BEGIN IMMEDIATE` has done that."""
     if connection.dialect.name == "postgresql":

@@ -165,6 +165,9 @@ delivery = Table(
     _flag("ready"),
     _time("due_at"),
     _count("token"),
+    # A random number of the claim it was last leased by: found by it if the claim's answer was lost, and not mistaken
+    # for another's if ids were given out twice (rows a failover lost).
+    _count("lease"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     _text("reason"),
     Column("status", Integer),
@@ -231,6 +234,10 @@ node = Table(
     # Of its state folder: a name is one node's.
     Column("identity", Text, nullable=False),
     _time("started_at", nullable=False),
+    # Of the database it saw when it last made sure that no rows are lost (`dialect.timeline`).
+    _text("timeline"),
+    # Since when it takes nothing more in, because a person is about to put it out of service.
+    _time("draining_at"),
 )
 
 tally = Table(
@@ -271,6 +278,7 @@ _index("ix_instance_association", instance.c.association_id)
 _index("ix_instance_generation", instance.c.node, instance.c.generation, where=HOT)
 _index("ix_instance_unstaged", instance.c.node, instance.c.received_at, where=UNSTAGED)
 _index("ix_instance_staged", instance.c.node, instance.c.staged_at, instance.c.id, where=STAGED)
+_index("ix_instance_staged_key", instance.c.staged_key, where=STAGED)
 _index("ix_instance_purging", instance.c.node, where=PURGING)
 _index("ix_instance_bare", instance.c.received_at, instance.c.id, where=BARE)
 _index("ix_instance_unrouted", instance.c.verdict, where=UNROUTED)

@@ -8,7 +8,8 @@ decides when to try again. Times are arguments, in seconds since the epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
@@ -18,6 +19,8 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs import associations, delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
+from relaypacs.jobs.clock import Clock
+from relaypacs.jobs.leases import Leases
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import (
@@ -40,9 +43,11 @@ from relaypacs.model import Checkpoint, Claim, Settlement
 class JobStore:
     """See the module; methods in the order an object meets them."""
 
-    def __init__(self, reader: Engine, writer: Engine, *, identifiers: bool) -> None:
+    def __init__(self, reader: Engine, writer: Engine, *, identifiers: bool, now: Callable[[], float]) -> None:
         self._reader, self._writer, self._identifiers = reader, writer, identifiers
         self._errors = dialect.driver_errors(writer)
+        self._clock = Clock(now)
+        self._leases = Leases(self._writing, self._clock)
         # Where the next `purgeable` goes on, by node: (staged_at, instance id).
         self._purge_after: dict[str, tuple[float, int]] = {}
         # Where the next `forget` goes on: (received_at, instance id).
@@ -50,12 +55,13 @@ class JobStore:
         self.associations = associations.Book(self._reading, self._writing)
 
     @staticmethod
-    def open(url: str, *, identifiers: bool = True) -> JobStore:
+    def open(url: str, *, identifiers: bool = True, now: Callable[[], float] = time.time) -> JobStore:
         """The job table at a SQLAlchemy URL; connects when first used. JobsError if the URL is none we know.
 
-        `identifiers=False` keeps accession number and patient ID out of it.
+        `identifiers=False` keeps accession number and patient ID out of it. `now` is the clock the callers' times are
+        by; leases and next attempts are kept by the database's own.
         """
-        return JobStore(*dialect.open_engines(url), identifiers=identifiers)
+        return JobStore(*dialect.open_engines(url), identifiers=identifiers, now=now)
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -134,16 +140,16 @@ class JobStore:
         """Lease up to `limit` deliveries: queued, deferred until now, or of an ended lease.
 
         By priority, then a study at a time, the one that waits longest first, then by age. A claim is its worker's own
-        for `lease_seconds`, and can be settled under its token as long as nobody else has claimed it.
+        for `lease_seconds`, and can be settled under its token as long as nobody else has claimed it. What an earlier
+        call leased whose answer was lost comes first, and alone.
         """
-        with self._writing() as connection:
-            return delivery.claim(connection, destination, node=node, limit=limit, lease_seconds=lease_seconds, now=now)
+        return self._leases.claim(destination, node=node, limit=limit, lease_seconds=lease_seconds, now=now)
 
     def renew(self, claims: Sequence[Claim], *, lease_seconds: float, now: float) -> None:
         """Lengthen the leases, as far as they are still the claims' own, to `now + lease_seconds`."""
         if claims:
             with self._writing() as connection:
-                delivery.renew(connection, claims, lease_seconds=lease_seconds, now=now)
+                delivery.renew(connection, claims, due_at=now + lease_seconds + self._clock.shift(connection))
 
     def settle(self, settlements: Sequence[Settlement], now: float) -> int:
         """Write how claims ended; returns how many took effect: those whose token is still the delivery's own.
@@ -153,7 +159,7 @@ class JobStore:
         if not settlements:
             return 0
         with self._writing() as connection:
-            return delivery.settle(connection, settlements, now)
+            return delivery.settle(connection, settlements, now, shift=self._clock.shift(connection))
 
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Return claims that were not tried, ready at once, with no attempt counted."""
@@ -164,7 +170,9 @@ class JobStore:
     def next_due(self, destination: str, now: float, *, node: str | None = None) -> float | None:
         """When a claim (of `node`) will next find something: `now`, or a time in seconds; None if nothing waits."""
         with self._reading() as connection:
-            return delivery.next_due(connection, destination, node=node, now=now)
+            shift = self._clock.shift(connection)
+            due = delivery.next_due(connection, destination, node=node, now=now + shift)
+            return None if due is None else due - shift
 
     # Staging
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,16 @@ from relaypacs.jobs.store import JobStore
 def schema_of(path: Path) -> dict[str, str]:
     with sqlite3.connect(path) as connection:
         rows = connection.execute("SELECT type || ' ' || name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%'")
-        return {name: " ".join((sql or "").split()) for name, sql in rows}
+        return {name: _in_order(" ".join((sql or "").split())) for name, sql in rows}
+
+
+def _in_order(sql: str) -> str:
+    """A table's columns and constraints in alphabetical order: a column that was added later stands last."""
+    if not sql.startswith("CREATE TABLE"):
+        return sql
+    head, _, body = sql.rpartition(")")[0].partition("(")
+    parts = [part.strip() for part in re.split(r",(?![^(]*\))", body)]
+    return f"{head}({', '.join(sorted(parts))})"
 
 
 def test_the_schema_is_the_sum_of_the_migrations(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Claiming, also when the answer to a COMMIT is lost: the deliveries may be leased then, and nobody knows by whom.
+
+Called by `JobStore`. A claim in doubt is noted here and looked for by the next claim for the same destination, so that
+its deliveries wait for no lease to end. One that is not found may still be on its way through the server: it is looked
+for until its lease has ended.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from relaypacs.errors import JobsError
+from relaypacs.jobs import delivery
+from relaypacs.jobs.clock import Clock
+from relaypacs.model import Claim
+
+_LEASE_BITS = 62
+
+
+class _Doubt(NamedTuple):
+    """How the deliveries would be found: their lease and its end, seconds by the database's clock."""
+
+    lease: int
+    due_at: float
+
+
+class Leases:
+    """The claims of one store; thread-safe."""
+
+    def __init__(self, writing: Callable[[], AbstractContextManager[Connection]], clock: Clock) -> None:
+        self._writing, self._clock = writing, clock
+        self._lock = threading.Lock()
+        self._doubts: dict[tuple[str, str], list[_Doubt]] = {}
+
+    def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
+        """`JobStore.claim`."""
+        claims: list[Claim] = []
+        with self._lock:
+            doubts = self._doubts.pop((destination, node), [])
+        try:
+            with self._writing() as connection:
+                now += self._clock.shift(connection)
+                doubts = [one for one in doubts if one.due_at > now]
+                for mine in doubts:
+                    claims = delivery.claimed(connection, destination, node=node, due_at=mine.due_at, lease=mine.lease)
+                    if claims:
+                        break
+                else:
+                    mine = _Doubt(secrets.randbits(_LEASE_BITS), now + lease_seconds)
+                    claims = delivery.claim(
+                        connection, destination, node=node, limit=limit, due_at=mine.due_at, lease=mine.lease, now=now
+                    )
+            doubts = [one for one in doubts if one != mine]
+        except JobsError:
+            # Without claims there was nothing to commit.
+            if claims and mine not in doubts:
+                doubts.append(mine)
+            raise
+        finally:
+            if doubts:
+                with self._lock:
+                    self._doubts.setdefault((destination, node), []).extend(doubts)
+        return claims
