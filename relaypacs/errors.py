@@ -55,6 +55,10 @@ class StagingError(RelayPacsError):
     """Staging could not store or return an object."""
 
 
+class StagingDown(StagingError):
+    """Staging as a whole can't be used now: it doesn't answer, or refuses this node. No object is to blame."""
+
+
 class ObjectMissing(StagingError):
     """The staged object is not there."""
 

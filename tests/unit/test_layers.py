@@ -46,8 +46,8 @@ FILES = {"os", "pathlib", "shutil", "tempfile", "mmap", "fcntl"}
 LIBRARIES = {
     "pynetdicom": ("upper/", "receive/", "forward/cstore.py", "dicom/contexts.py"),
     "pydicom": ("dicom/",),
-    "boto3": ("staging/s3.py",),
-    "botocore": ("staging/s3.py",),
+    "boto3": ("staging/s3",),
+    "botocore": ("staging/s3",),
     "sqlalchemy": ("jobs/",),
     "alembic": ("jobs/",),
     "psycopg": ("jobs/",),

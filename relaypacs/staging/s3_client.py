@@ -1,0 +1,182 @@
+"""A boto3 client for the configured object storage, and what its errors mean in one sentence.
+
+`S3Staging` and `s3_bucket` make every request through `Storage.call`. Nothing here quotes a key, a header or what the
+service wrote, but its error code. The client is made when first used, so after the fork, and made anew when the
+service refuses its credentials and others are there by now.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ConnectionError as ConnectionFailed
+from prometheus_client import Counter, Histogram
+
+from relaypacs.config.secrets import StorageKeys
+from relaypacs.config.stores import Staging
+from relaypacs.errors import ObjectMissing, RelayPacsError, StagingDown, StagingError
+
+DOWN_SECONDS = 2.0
+"""After a failure of the whole storage others fail at once for so long, instead of each waiting for its time-out."""
+_READERS = 32
+_T = TypeVar("_T")
+
+_REQUESTS = Counter(
+    "relaypacs_object_storage_requests_total",
+    "Requests to object storage, by operation and outcome: ok, missing, refused, down, damaged.",
+    ["operation", "outcome"],
+)
+_SECONDS = Histogram(
+    "relaypacs_object_storage_seconds",
+    "Time of a request to object storage with its retries.",
+    ["operation"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+_BAD_CREDENTIALS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+)
+_OVERLOADED = frozenset(
+    {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "TooManyRequests"}
+)
+_ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
+
+
+class Storage:
+    """One bucket of one service, for any number of threads."""
+
+    def __init__(self, staging: Staging, keys: Callable[[], StorageKeys | None]) -> None:
+        """`keys` reads the configured credentials now; None: the AWS chain. ConfigError of it is a StagingDown."""
+        self.staging = staging
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._shown: StorageKeys | None = None
+        self._down: tuple[float, StagingDown] | None = None
+
+    def call(self, operation: str, ask: Callable[[Any], _T]) -> _T:
+        """`ask(client)`; whatever goes wrong is a StagingError. While storage is down it fails at once."""
+        down = self._down
+        if down is not None and time.monotonic() < down[0]:
+            raise StagingDown(str(down[1]))
+        started = time.monotonic()
+        try:
+            try:
+                answer = ask(self.client())
+            except ClientError as problem:
+                if code_of(problem) not in _BAD_CREDENTIALS or not self._rotate():
+                    raise
+                answer = ask(self.client())
+        except (BotoCoreError, ClientError, RelayPacsError) as problem:
+            error = problem if isinstance(problem, RelayPacsError) else self.error(operation, problem)
+            if isinstance(error, StagingDown):
+                self._down = (time.monotonic() + DOWN_SECONDS, error)
+            _REQUESTS.labels(operation, _outcome(error)).inc()
+            if error is problem:
+                raise
+            raise error from None  # boto's own text may hold a key
+        self._down = None
+        _REQUESTS.labels(operation, "ok").inc()
+        _SECONDS.labels(operation).observe(time.monotonic() - started)
+        return answer
+
+    def client(self) -> Any:
+        """The boto3 client. StagingDown if the credentials can't be read."""
+        with self._lock:
+            if self._client is None:
+                self._shown = self._read_keys()
+                self._client = make_client(self.staging, self._shown)
+            return self._client
+
+    def _rotate(self) -> bool:
+        """Whether there may be other credentials now than those that were refused; then the next client shows them."""
+        keys = self._read_keys()
+        with self._lock:
+            if keys is not None and keys == self._shown:
+                return False
+            self._client = None
+            return True
+
+    def _read_keys(self) -> StorageKeys | None:
+        try:
+            return self._keys()
+        except RelayPacsError as problem:
+            raise StagingDown(f"object storage: {problem}") from None
+
+    def error(self, operation: str, problem: Exception) -> StagingError:
+        """What a failed request means, and its mend."""
+        staging = self.staging
+        where = staging.endpoint or "Amazon S3"
+        if isinstance(problem, ConnectionFailed | HTTPClientError | IncompleteReadError):
+            return StagingDown(f"object storage: {where} does not answer ({type(problem).__name__})")
+        if not isinstance(problem, ClientError):
+            if type(problem).__name__ in {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
+                prefix = staging.credentials_env or "MINIO"
+                text = f"no credentials; set {prefix}_ACCESS_KEY and {prefix}_SECRET_KEY, or what the AWS chain reads"
+                return StagingDown(f"object storage: {text}")
+            return StagingDown(f"object storage: {operation} is not possible ({type(problem).__name__})")
+        code, status = code_of(problem), problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code == "NoSuchBucket":
+            text = f"there is no bucket {staging.bucket} at {where}; correct [staging] or run `relaypacs staging init`"
+            return StagingDown(f"object storage: {text}")
+        if code in {"NoSuchKey", "NoSuchVersion"} or (code == "404" and status == 404):
+            return ObjectMissing("staging: the object is not there")
+        if code in _BAD_CREDENTIALS:
+            return StagingDown(f"object storage: {where} refuses the credentials ({code}); set those it knows")
+        if status == 403 or code in {"AccessDenied", "AllAccessDisabled"}:
+            text = f"{where} does not allow {operation} on bucket {staging.bucket} ({code}); look at the key's policy"
+            return StagingDown(f"object storage: {text}")
+        if code in _ELSEWHERE or status == 301:
+            return StagingDown(f"object storage: bucket {staging.bucket} lies in another region; set [staging] region")
+        if code in _OVERLOADED or status >= 500:
+            return StagingDown(f"object storage: {where} is overloaded or in trouble ({code or status})")
+        if code == "InvalidObjectState":
+            return StagingError("staging: the object is archived; restore it in the bucket, then try again")
+        return StagingError(f"object storage: {where} answered {code or status} to {operation}")
+
+
+def code_of(problem: Exception) -> str:
+    """The service's error code, in letters and digits; "" if there is none."""
+    code = problem.response.get("Error", {}).get("Code", "") if isinstance(problem, ClientError) else ""
+    return code if code.isascii() and code.isalnum() and len(code) <= 64 else ""
+
+
+def _outcome(error: RelayPacsError) -> str:
+    if isinstance(error, ObjectMissing):
+        return "missing"
+    if isinstance(error, StagingDown):
+        return "down"
+    return "refused" if isinstance(error, StagingError) else "damaged"
+
+
+def make_client(staging: Staging, keys: StorageKeys | None, *, attempts: int = 0, timeout_seconds: float = 0.0) -> Any:
+    """A boto3 client as configured; `attempts` and `timeout_seconds` are other bounds than the configured ones."""
+    style = staging.addressing
+    if style == "auto":
+        style = "path" if staging.endpoint else "auto"
+    session = boto3.session.Session()
+    return session.client(
+        "s3",
+        endpoint_url=staging.endpoint or None,
+        region_name=staging.region or session.region_name or "us-east-1",
+        aws_access_key_id=keys.access_key if keys else None,
+        aws_secret_access_key=keys.secret_key if keys else None,
+        aws_session_token=(keys.session_token or None) if keys else None,
+        verify=str(staging.ca_bundle) if staging.ca_bundle else None,
+        config=Config(
+            connect_timeout=timeout_seconds or staging.connect_timeout_seconds,
+            read_timeout=timeout_seconds or staging.read_timeout_seconds,
+            retries={"mode": "adaptive", "total_max_attempts": attempts or staging.attempts},
+            max_pool_connections=staging.puts_at_once + _READERS,
+            tcp_keepalive=True,
+            # We send SHA-256 in a signed header and the service compares the body with it: no second hash is needed.
+            s3={"addressing_style": style, "payload_signing_enabled": False},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
