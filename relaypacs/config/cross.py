@@ -44,6 +44,8 @@ def problems(
     yield from _clashing(good["receive"], good["sidecar"])
     yield from _same_folder(good)
     yield from _without_storage_keys(good["staging"], environ)
+    if good["receive"] and good["tls"] and not good["receive"].plain and not good["tls"].listen:
+        yield Problem(("receive", "plain"), "nobody could send: give [tls] listen, or leave plain = true")
     for number, destination in enumerate(good["destination"]):
         yield from _without_credentials(destination, ("destination", number, "credentials_env"), environ)
 

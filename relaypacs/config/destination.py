@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from relaypacs.config.options import Host, Name, Port, Schedule, Seconds, VariablePrefix, base_url_problems
+from relaypacs.config.options import File, Host, Name, Port, Schedule, Seconds, VariablePrefix, base_url_problems
 from relaypacs.config.section import Section
 from relaypacs.policy.aetitle import check_ae_title
 
@@ -21,6 +21,20 @@ class Destination(Section):
     port: Port = Field(104, description="dimse: TCP port.")
     called_ae: str = Field("", description="dimse: AE title of the destination.")
     calling_ae: str = Field("", description="dimse: AE title we present. Default: the first of [receive] ae_titles.")
+    tls: bool = Field(False, description="dimse: speak TLS 1.2 or 1.3 (PS3.15 B.12); the usual port is then 2762.")
+    tls_ca: File = Field(
+        "",
+        description="dimse: PEM file with the CAs, or single certificates, to trust. Default: those of the system.",
+    )
+    tls_certificate: File = Field(
+        "", description="dimse: PEM file with the certificate we show if the destination asks for one."
+    )
+    tls_key: File = Field(
+        "", description="dimse: PEM file with its key, without pass phrase. Default: in the certificate's file."
+    )
+    tls_server_name: Host = Field(
+        "", description="dimse: name that the destination's certificate is for. Default: `host`."
+    )
     url: str = Field("", description="dicomweb: base URL of the service; `/studies` is appended.")
     credentials_env: VariablePrefix = Field(
         "",
@@ -69,3 +83,9 @@ class Destination(Section):
         yield from base_url_problems(self.url)
         if self.host or self.called_ae or self.calling_ae:
             yield "`host`, `called_ae` and `calling_ae` are for dimse"
+        if not self.tls and (self.tls_ca or self.tls_certificate or self.tls_key or self.tls_server_name):
+            yield "`tls_…` options are for tls = true: set it, or leave them out"
+        if self.tls_key and not self.tls_certificate:
+            yield "`tls_key` needs `tls_certificate`"
+        if self.tls or self.tls_ca or self.tls_certificate or self.tls_key or self.tls_server_name:
+            yield "`tls` and `tls_…` are for dimse; for dicomweb write https in `url`"

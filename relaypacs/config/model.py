@@ -26,6 +26,7 @@ from relaypacs.config.reception import Caller, Receive
 from relaypacs.config.redis import Redis
 from relaypacs.config.section import Section
 from relaypacs.config.stores import Jobs, Staging
+from relaypacs.config.tls import Tls
 
 __all__ = [
     "Caller",
@@ -42,6 +43,7 @@ __all__ = [
     "Sidecar",
     "Spool",
     "Staging",
+    "Tls",
 ]
 
 
@@ -135,6 +137,7 @@ class Config(Section):
     node: Node = Field(default_factory=lambda: Node())
     log: Log = Field(default_factory=lambda: Log())
     receive: Receive = Field(default_factory=lambda: Receive())
+    tls: Tls = Field(default_factory=lambda: Tls())
     caller: tuple[Caller, ...] = ()
     spool: Spool = Field(default_factory=lambda: Spool())
     staging: Staging = Field(default_factory=lambda: Staging())

@@ -59,6 +59,12 @@ def _check_host(value: str) -> str:
     except UnicodeError:  # an empty label, or one of more than 63 characters
         good = False
     if not good:
+def _check_file(value: str) -> str:
+    if value:
+        _check_folder(Path(value))
+    return value
+
+
         raise ValueError("write a host name or an address, such as pacs.example or 10.0.0.1")
     return value
 
@@ -181,6 +187,7 @@ Tag = Annotated[str, AfterValidator(_check_tag)]
 Schedule = Annotated[str, AfterValidator(_check_schedule)]
 Network = Annotated[str, AfterValidator(_check_network)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+File = Annotated[str, AfterValidator(_check_file)]
 CallerPattern = Annotated[str, Field(max_length=64), AfterValidator(_check_caller_pattern)]
 Keep = Annotated[str, AfterValidator(_check_keep)]
 VariablePrefix = Annotated[str, AfterValidator(_check_variable_prefix)]
