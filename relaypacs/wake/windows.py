@@ -17,7 +17,7 @@ from relaypacs.wake.keeper import Keeper
 from relaypacs.wake.protocol import Place
 from relaypacs.wake.script import claim
 
-_TURN_SECONDS = 10.0
+TURN_SECONDS = 10.0
 _WAIT_MS = 3000
 """How long a process stands in the queue after it asked last."""
 
@@ -43,10 +43,10 @@ class LocalWindows:
 class _Shared:
     """A place that counts."""
 
-    def __init__(self, keeper: Keeper, slots: str, member: str, destination: str) -> None:
+    def __init__(self, keeper: Keeper, slots: str, member: str, destination: str, turn_seconds: float) -> None:
         self.member, self.destination = member, destination
         self._keeper, self._slots = keeper, slots
-        self._until = time.monotonic() + _TURN_SECONDS
+        self._until = time.monotonic() + turn_seconds
 
     @property
     def overdue(self) -> bool:
@@ -56,7 +56,8 @@ class _Shared:
 class SharedWindows:
     """Windows over all nodes of a Redis. `most`: places by destination; one that is not named is not bounded."""
 
-    def __init__(self, keeper: Keeper, most: Mapping[str, int]) -> None:
+    def __init__(self, keeper: Keeper, most: Mapping[str, int], *, turn_seconds: float = TURN_SECONDS) -> None:
+        self._turn_seconds = turn_seconds
         self._keeper = keeper
         self._most = most
         self._lock = threading.Lock()
@@ -79,7 +80,7 @@ class SharedWindows:
             self._mine[destination] += 1
         if said is None:
             keeper.hold(slots, member)
-        return _Shared(keeper, slots, member, destination)
+        return _Shared(keeper, slots, member, destination, self._turn_seconds)
 
     def release(self, place: Place) -> None:
         """See `Windows`."""
