@@ -294,3 +294,9 @@ def associate_ac_with_contexts(pdu: bytes, context_items: bytes) -> bytes:
     place += 4 + int(_ITEM.unpack_from(pdu, place)[1])
     body = pdu[HEADER_BYTES:place] + context_items + pdu[place:]
     return HEADER.pack(A_ASSOCIATE_AC, len(body)) + body
+
+
+def associate_ac_with_titles(pdu: bytes, calling_ae: str, called_ae: str) -> bytes:
+    """An encoded A-ASSOCIATE-AC with these AE titles (at most 16 characters), which it repeats (PS3.8 9.3.3)."""
+    titles = called_ae.encode("ascii", "replace").ljust(16) + calling_ae.encode("ascii", "replace").ljust(16)
+    return pdu[:10] + titles + pdu[42:]

@@ -10,7 +10,6 @@ import contextlib
 import socket
 
 from relaypacs.dicom.contexts import Offer, negotiate
-from relaypacs.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from relaypacs.dicom.pdu import (
     A_ASSOCIATE_RQ,
     SMALLEST_MAX_PDU_BYTES,
@@ -33,26 +32,34 @@ def accept(
     calling_ae: str,
     called_ae: str,
     offer: Offer,
+    identity_verified: bool = False,
     max_pdu_bytes: int,
     timeout_seconds: float,
+    max_operations_invoked: int = 1,
 ) -> InlineAssociation:
     """Answer an A-ASSOCIATE-RQ (PS3.8 7.1, PS3.7 D).
 
     `head` is the whole request; `calling_ae` and `called_ae` are its titles as admission read them, so that nobody
     chokes on NULs as padding. The presentation contexts pass by pynetdicom: they are negotiated and encoded here.
-    `max_pdu_bytes` is announced; `timeout_seconds` bounds what pynetdicom's services wait for.
+    `identity_verified`: the user identity that is shown was looked at and is right; else one is refused.
+    `max_pdu_bytes` is announced; `timeout_seconds` bounds what pynetdicom's services wait for. Of an asynchronous
+    operations window at most `max_operations_invoked` is granted.
     """
     association = InlineAssociation(
-        "acceptor", stream, reader, acse_timeout_seconds=timeout_seconds, dimse_timeout_seconds=timeout_seconds
+        "acceptor",
+        stream,
+        reader,
+        max_pdu_bytes=max_pdu_bytes,
+        acse_timeout_seconds=timeout_seconds,
+        dimse_timeout_seconds=timeout_seconds,
     )
+    association.max_operations_invoked = max_operations_invoked
+    association.identity_verified = identity_verified
     inline = association.inline
     try:
         association.requestor.address_info = address(sock, remote=True)
         association.acceptor.address_info = address(sock, remote=False)
-        local = association.acceptor
-        local.ae_title = called_ae
-        local.maximum_length = max_pdu_bytes
-        local.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        association.acceptor.ae_title = called_ae
         inline.indicate_connection()
         negotiated = negotiate(head.contexts, offer)
         inline.context_items = negotiated.items

@@ -14,7 +14,6 @@ from pynetdicom.presentation import PresentationContext
 
 from relaypacs.dicom.command import CommandError, CommandSet, decode_command
 from relaypacs.dicom.contexts import VERIFICATION
-from relaypacs.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from relaypacs.dicom.pdu import SMALLEST_MAX_PDU_BYTES, AbortReason, PduError, message_buffers
 from relaypacs.upper.element import InlineAssociation, address
 from relaypacs.upper.errors import (
@@ -28,9 +27,9 @@ from relaypacs.upper.errors import (
     UpperError,
 )
 from relaypacs.upper.reader import Buffers, Command, Reader
+from relaypacs.upper.stream import Stream
 from relaypacs.upper.tls import ClientTls, TlsFailed
 from relaypacs.upper.tls_stream import TlsStream, begin
-from relaypacs.upper.stream import Stream
 
 _RELEASE_TIMEOUT_SECONDS = 5.0
 _ABORT_LINGER_SECONDS = 0.5
@@ -47,8 +46,8 @@ def associate(
     contexts: Sequence[tuple[str, Sequence[str]]],
     connect_timeout_seconds: float,
     response_timeout_seconds: float,
-    tls: ClientTls | None = None,
     max_pdu_bytes: int = 131072,
+    tls: ClientTls | None = None,
 ) -> Requested:
     """Connect and negotiate an association, over TLS if `tls` is given.
 
@@ -83,14 +82,13 @@ def associate(
             "requestor",
             stream,
             reader,
+            max_pdu_bytes=max_pdu_bytes,
             acse_timeout_seconds=connect_timeout_seconds,
             dimse_timeout_seconds=response_timeout_seconds,
         )
         local, remote = association.requestor, association.acceptor
         remote.address_info, local.address_info = address(sock, remote=True), address(sock, remote=False)
         remote.ae_title, local.ae_title = called_ae, calling_ae
-        local.maximum_length = max_pdu_bytes
-        local.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         local.requested_contexts = [
             _proposal(number * 2 + 1, abstract_syntax, transfer_syntaxes)
             for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)
@@ -104,6 +102,8 @@ def associate(
     except BaseException:
         sock.close()
         raise
+
+
 def _secured(sock: socket.socket, tls: ClientTls, host: str, timeout_seconds: float, send_seconds: float) -> Stream:
     try:
         channel = tls.channel(host)
@@ -118,8 +118,6 @@ def _secured(sock: socket.socket, tls: ClientTls, host: str, timeout_seconds: fl
         )
         raise ConnectFailed(f"no TLS: {broken}") from broken
     return TlsStream(sock, channel, send_timeout_seconds=send_seconds)
-
-
 
 
 def _negotiate(association: InlineAssociation, reader: Reader) -> Requested:
@@ -259,13 +257,13 @@ class Requested:
         """Close, and return the error that says how the association ended. `when`: `in answer to a C-ECHO`."""
         inline = self._inline
         if inline.state == "Sta8":
+            self._answer_release()
+            return PeerReleased(f"the peer released the association {when}")
         if isinstance(inline.lost_error, TlsFailed):  # TLS 1.3: what is wrong with our certificate is said afterwards
             self.abort()
             failed = ConnectFailed(f"no TLS {when}: {inline.lost_error}")
             failed.__cause__ = inline.lost_error
             return failed
-            self._answer_release()
-            return PeerReleased(f"the peer released the association {when}")
         silent = inline.timed_out or not (inline.peer_abort or inline.aborted_because or inline.lost_because)
         self.abort()
         if inline.peer_abort is not None:

@@ -6,34 +6,31 @@ its threads is answered here: nothing spins, nothing sleeps, no logging handler 
 
 from __future__ import annotations
 
+import copy
 import functools
 import queue
 import socket
 from typing import Any
 
 from pynetdicom import evt
+from pynetdicom._globals import MODE_ACCEPTOR, MODE_REQUESTOR
 from pynetdicom.acse import ACSE
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
+    UserIdentityNegotiation,
+)
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation
 
 from relaypacs.dicom.contexts import Negotiated
-from relaypacs.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from relaypacs.dicom.pdu import associate_ac_with_titles
 from relaypacs.upper.dul import InlineDul
+from relaypacs.upper.inline import ALWAYS, Line, local_entity, plain_accept, service_user
 from relaypacs.upper.reader import Reader
 from relaypacs.upper.stream import Stream
-
-
-@functools.cache
-def local_entity() -> ApplicationEntity:
-    """The pynetdicom AE that every association of this process belongs to; only its implementation's name matters."""
-    entity = ApplicationEntity()
-    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    return entity
 
 
 @functools.cache
@@ -55,6 +52,7 @@ class InlineDimse(DIMSEServiceProvider):
         self._inline = dul
         self._cancelled: dict[int, Any] = {}
         super().__init__(assoc)
+        self.msg_queue = Line()  # type: ignore[assignment]
 
     @property
     def cancel_req(self) -> dict[int, Any]:
@@ -86,21 +84,46 @@ class InlineAcse(ACSE):
         assert isinstance(request, A_ASSOCIATE)
         self.requestor.ae_title = request.calling_ae_title
         if self.requestor.user_identity:
-            verified, response = self._check_user_identity()
-            if not verified:
+            assert isinstance(self.assoc, InlineAssociation)
+            if not self.assoc.identity_verified:
                 self.send_reject(1, 1, 1)  # permanent, no reason given; PS3.7 D.3.3.7 names no reason of its own
                 return
-            if response:
+            if self.requestor.user_identity.positive_response_requested:
+                response = UserIdentityNegotiation()
+                response.server_response = b""  # PS3.7 D.3.3.7.2: empty for a username
                 self.acceptor.add_negotiation_item(response)
         for item in self._check_sop_class_extended():
             self.acceptor.add_negotiation_item(item)
         self.acceptor._common_ext = self._check_sop_class_common_extended()
         if self.requestor.asynchronous_operations != (1, 1):
-            window = self._check_async_ops()
-            if window:
-                self.acceptor.add_negotiation_item(window)
+            self.acceptor.add_negotiation_item(self._window(*self.requestor.asynchronous_operations))
         self.send_accept()
         self.assoc.is_established = self.assoc.dul.state_machine.current_state == "Sta6"
+
+    def _window(self, invoked: int, performed: int) -> AsynchronousOperationsWindowNegotiation:
+        """The answer to a proposed window (PS3.7 D.3.3.3.2): never more than proposed, where 0 is any number. We answer
+        in order and ask nothing ourselves, so what the peer performs stays at 1."""
+        assert isinstance(self.assoc, InlineAssociation)
+        item = AsynchronousOperationsWindowNegotiation()
+        item.maximum_number_operations_invoked = min(invoked or 65535, self.assoc.max_operations_invoked)
+        item.maximum_number_operations_performed = 1
+        return item
+
+    def send_accept(self) -> None:
+        """Answer with an A-ASSOCIATE-AC. Without extended negotiation all of them differ in their titles only."""
+        if self.acceptor.extended_negotiation:
+            super().send_accept()
+            return
+        request = self.requestor.primitive
+        length = self.acceptor.maximum_length
+        assert isinstance(self.assoc, InlineAssociation)
+        assert request is not None
+        assert length is not None
+        plain, data = plain_accept(length)
+        primitive = copy.copy(plain)
+        primitive.calling_ae_title, primitive.called_ae_title = request.calling_ae_title, request.called_ae_title
+        self.acceptor.primitive = primitive
+        self.assoc.inline.accept(associate_ac_with_titles(data, primitive.calling_ae_title, primitive.called_ae_title))
 
 
 class InlineAssociation(Association):
@@ -108,18 +131,39 @@ class InlineAssociation(Association):
 
     negotiated: Negotiated | None = None
     """As acceptor, what was negotiated."""
+    identity_verified = False
+    """As acceptor, whether the user identity that was shown is right."""
+    max_operations_invoked = 1
+    """As acceptor, the longest asynchronous operations window that is granted (PS3.7 D.3.3.3)."""
     _contexts: dict[int, PresentationContext]
 
     def __init__(
-        self, mode: str, stream: Stream, reader: Reader, *, acse_timeout_seconds: float, dimse_timeout_seconds: float
+        self,
+        mode: str,
+        stream: Stream,
+        reader: Reader,
+        *,
+        max_pdu_bytes: int,
+        acse_timeout_seconds: float,
+        dimse_timeout_seconds: float,
     ) -> None:
-        super().__init__(local_entity(), mode)
+        # Not Association's own constructor, nor Thread's: see `upper.inline`.
+        self._ae, self._server, self.mode = local_entity(), None, mode
+        self.requestor = service_user(self, MODE_REQUESTOR, max_pdu_bytes)
+        self.acceptor = service_user(self, MODE_ACCEPTOR, max_pdu_bytes)
+        self.is_established = self.is_rejected = self.is_aborted = self.is_released = False
+        self._sent_abort = self._sent_release = self._kill = self._started_dul = False
+        self._accepted_cx, self._rejected_cx = {}, []
+        self._dul_ready = self._reactor_checkpoint = ALWAYS
+        self._timer_resolution, self.network_timeout_response = None, "A-ABORT"
+        self._bind_defaults()
         self.inline = InlineDul(self, stream, reader)
         self.dul = self.inline
         self.dimse = InlineDimse(self, self.inline)
         self.acse = InlineAcse(self)
         self.acse_timeout = acse_timeout_seconds
         self.dimse_timeout = dimse_timeout_seconds
+        self.connection_timeout = self.network_timeout = None
 
     def _bind_defaults(self) -> None:
         # pynetdicom's would also log every message and PDU, with what they say.
