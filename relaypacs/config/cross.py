@@ -42,10 +42,10 @@ def problems(
         yield from _unknown(_texts(raw["rule"][number], "to"), ("rule", number, "to"), known)
     yield from _unknown(_texts(raw.get("routing"), "default"), ("routing", "default"), known)
     yield from _clashing(good["receive"], good["sidecar"])
-    yield from _same_folder(good)
-    yield from _without_storage_keys(good["staging"], environ)
     if good["receive"] and good["tls"] and not good["receive"].plain and not good["tls"].listen:
         yield Problem(("receive", "plain"), "nobody could send: give [tls] listen, or leave plain = true")
+    yield from _same_folder(good)
+    yield from _without_storage_keys(good["staging"], environ)
     for number, destination in enumerate(good["destination"]):
         yield from _without_credentials(destination, ("destination", number, "credentials_env"), environ)
 

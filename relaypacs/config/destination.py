@@ -76,6 +76,10 @@ class Destination(Section):
                     check_ae_title(title)
                 except ValueError as error:
                     yield f"`{option}`: {error}"
+        if not self.tls and (self.tls_ca or self.tls_certificate or self.tls_key or self.tls_server_name):
+            yield "`tls_…` options are for tls = true: set it, or leave them out"
+        if self.tls_key and not self.tls_certificate:
+            yield "`tls_key` needs `tls_certificate`"
         if self.url or self.credentials_env:
             yield "`url` and `credentials_env` are for dicomweb"
 
@@ -83,9 +87,5 @@ class Destination(Section):
         yield from base_url_problems(self.url)
         if self.host or self.called_ae or self.calling_ae:
             yield "`host`, `called_ae` and `calling_ae` are for dimse"
-        if not self.tls and (self.tls_ca or self.tls_certificate or self.tls_key or self.tls_server_name):
-            yield "`tls_…` options are for tls = true: set it, or leave them out"
-        if self.tls_key and not self.tls_certificate:
-            yield "`tls_key` needs `tls_certificate`"
         if self.tls or self.tls_ca or self.tls_certificate or self.tls_key or self.tls_server_name:
             yield "`tls` and `tls_…` are for dimse; for dicomweb write https in `url`"

@@ -52,6 +52,12 @@ def _check_folder(value: Path) -> Path:
     return _check_absolute(value)
 
 
+def _check_file(value: str) -> str:
+    if value:
+        _check_folder(Path(value))
+    return value
+
+
 def _check_host(value: str) -> str:
     try:
         value.encode("idna")
@@ -59,12 +65,6 @@ def _check_host(value: str) -> str:
     except UnicodeError:  # an empty label, or one of more than 63 characters
         good = False
     if not good:
-def _check_file(value: str) -> str:
-    if value:
-        _check_folder(Path(value))
-    return value
-
-
         raise ValueError("write a host name or an address, such as pacs.example or 10.0.0.1")
     return value
 
@@ -180,6 +180,7 @@ Name = Annotated[str, AfterValidator(_check_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Folder = Annotated[Path, AfterValidator(_check_folder)]
+File = Annotated[str, AfterValidator(_check_file)]
 Host = Annotated[str, AfterValidator(_check_host)]
 Uid = Annotated[str, AfterValidator(check_uid)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
@@ -187,7 +188,6 @@ Tag = Annotated[str, AfterValidator(_check_tag)]
 Schedule = Annotated[str, AfterValidator(_check_schedule)]
 Network = Annotated[str, AfterValidator(_check_network)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
-File = Annotated[str, AfterValidator(_check_file)]
 CallerPattern = Annotated[str, Field(max_length=64), AfterValidator(_check_caller_pattern)]
 Keep = Annotated[str, AfterValidator(_check_keep)]
 VariablePrefix = Annotated[str, AfterValidator(_check_variable_prefix)]

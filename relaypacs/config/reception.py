@@ -20,6 +20,13 @@ class Receive(Section):
     also_listen: tuple[Endpoint, ...] = Field(
         (), description="Further addresses to listen on: HOST:PORT, or [ADDRESS]:PORT with IPv6."
     )
+    plain: bool = Field(
+        True, description="Listen without TLS on `host`, `port` and `also_listen`; false leaves [tls] alone."
+    )
+    proxy_from: tuple[Network, ...] = Field(
+        (),
+        description="CIDR networks of load balancers that begin each connection with PROXY protocol v2; nobody else may.",
+    )
     ae_titles: tuple[AeTitle, ...] = Field(
         ("RELAYPACS",), min_length=1, description="Called AE titles this node answers to."
     )
@@ -31,13 +38,6 @@ class Receive(Section):
     ack: Literal["spooled", "buffered"] = Field(
         "spooled",
         description="When Success is answered. spooled: durable on disk. buffered: NOT durable, for benchmarks only.",
-    plain: bool = Field(
-        True, description="Listen without TLS on `host`, `port` and `also_listen`; false leaves [tls] alone."
-    )
-    proxy_from: tuple[Network, ...] = Field(
-        (),
-        description="CIDR networks of load balancers that begin each connection with PROXY protocol v2; nobody else may.",
-    )
     )
     max_connections: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         10_000, description="Connections open at once in the whole node, with or without association; 0 is no limit."
