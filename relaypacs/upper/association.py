@@ -14,7 +14,6 @@ from pynetdicom.presentation import PresentationContext
 
 from relaypacs.dicom.command import CommandError, CommandSet, decode_command
 from relaypacs.dicom.contexts import VERIFICATION
-from relaypacs.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from relaypacs.dicom.pdu import SMALLEST_MAX_PDU_BYTES, AbortReason, PduError, message_buffers
 from relaypacs.upper.element import InlineAssociation, address
 from relaypacs.upper.errors import (
@@ -83,14 +82,13 @@ def associate(
             "requestor",
             stream,
             reader,
+            max_pdu_bytes=max_pdu_bytes,
             acse_timeout_seconds=connect_timeout_seconds,
             dimse_timeout_seconds=response_timeout_seconds,
         )
         local, remote = association.requestor, association.acceptor
         remote.address_info, local.address_info = address(sock, remote=True), address(sock, remote=False)
         remote.ae_title, local.ae_title = called_ae, calling_ae
-        local.maximum_length = max_pdu_bytes
-        local.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         local.requested_contexts = [
             _proposal(number * 2 + 1, abstract_syntax, transfer_syntaxes)
             for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)

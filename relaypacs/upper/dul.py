@@ -15,52 +15,38 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.fsm import TRANSITION_TABLE
+from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.timer import Timer
 
 from relaypacs.dicom.command import C_CANCEL_RQ, CommandError, CommandSet, decode_command
-from relaypacs.dicom.pdu import A_ABORT, AbortReason, PduError, associate_ac_with_contexts
+from relaypacs.dicom.pdu import A_ABORT, A_ASSOCIATE_RQ, AbortReason, PduError, associate_ac_with_contexts
+from relaypacs.upper.inline import InlineSocket, Line, decoded_request
 from relaypacs.upper.reader import Command, Pdu, Reader
 from relaypacs.upper.stream import Stream
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
-    from pynetdicom.transport import T_CONNECT
 
 MAX_IDENTIFIER_BYTES = 1 << 20
 """Largest dataset of a message that pynetdicom serves from memory (everything but C-STORE)."""
+_REMEMBERED_BYTES = 1024
+"""Longer association requests (less their contexts) are decoded anew each time: hostile ones take no memory."""
 _CLOSED = ("Sta1", "Sta13")
 _RECEIVED_PDU = ("Evt3", "Evt4", "Evt6", "Evt10", "Evt12", "Evt13")
-
-
-class InlineSocket:
-    """What pynetdicom's actions call an AssociationSocket: here an already connected `Stream`."""
-
-    def __init__(self, stream: Stream, confirm: Callable[[T_CONNECT], None]) -> None:
-        self._stream = stream
-        self._confirm = confirm
-        self._ready = threading.Event()
-        self._ready.set()
-        self._is_connected = True
-
-    def connect(self, primitive: T_CONNECT) -> None:
-        """The connection is there: confirm it."""
-        primitive.result = "Evt2"
-        self._confirm(primitive)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._stream.close()
-
-    _shutdown_socket = close
 
 
 class InlineDul(DULServiceProvider):
     """A DUL service provider that no thread runs. One thread receives; sending is serialised."""
 
     def __init__(self, assoc: Association, stream: Stream, reader: Reader) -> None:
-        super().__init__(assoc)
+        # Not the provider's own constructor, nor Thread's: see `upper.inline`.
+        self._assoc = assoc
+        self.event_queue, self.to_provider_queue, self.to_user_queue, self._recv_pdu = Line(), Line(), Line(), Line()  # type: ignore[assignment]
+        self._idle_timer, self.artim_timer = Timer(None), Timer(None)
+        self.state_machine = StateMachine(self)
+        self._kill_thread, self._run_loop_delay = False, 0.0
         self.stream = stream
         self.reader = reader
         self.socket = InlineSocket(stream, self.to_provider_queue.put)  # type: ignore[assignment]
@@ -123,8 +109,18 @@ class InlineDul(DULServiceProvider):
             # pynetdicom's AA-1, AA-8 don't say why; PS3.8 9.3.8 has words for it.
             pdu.source, pdu.reason_diagnostic = 0x02, int(self._abort_reason)
         data = pdu.encode()
-        if isinstance(pdu, A_ASSOCIATE_AC):
-            data = associate_ac_with_contexts(data, self.context_items)
+        self._write(associate_ac_with_contexts(data, self.context_items) if isinstance(pdu, A_ASSOCIATE_AC) else data)
+
+    def accept(self, pdu: bytes) -> None:
+        """Action AE-7 (PS3.8 9.2.3) with an A-ASSOCIATE-AC that is encoded but for its presentation contexts."""
+        with self._turn:
+            if self.state == "Sta3":
+                self._write(associate_ac_with_contexts(pdu, self.context_items))
+                self.state_machine.current_state = "Sta6"
+                if not self.event_queue.empty():
+                    self._do(self.event_queue.get_nowait())
+
+    def _write(self, data: bytes) -> None:
         try:
             self.stream.send(data)
         except OSError as error:
@@ -197,7 +193,7 @@ class InlineDul(DULServiceProvider):
             return
         with self._turn:
             try:
-                pdu, event = self._decode_pdu(bytearray(part.data))
+                pdu, event = self._decode(part)
             except Exception:  # whatever a hostile peer makes pynetdicom's decoder raise
                 self.fail(PduError(AbortReason.INVALID_PARAMETER, "a PDU can't be decoded"))
                 return
@@ -205,6 +201,11 @@ class InlineDul(DULServiceProvider):
                 self.peer_abort = (part.data[8], part.data[9])
             self._recv_pdu.put(pdu)
             self._do(event)
+
+    def _decode(self, part: Pdu) -> tuple[Any, str]:
+        if part.kind == A_ASSOCIATE_RQ and len(part.data) <= _REMEMBERED_BYTES:
+            return decoded_request(part.data), "Evt6"
+        return self._decode_pdu(bytearray(part.data))
 
     def deliver(self, command: Command, known: CommandSet | None = None) -> None:
         """Hand a message to pynetdicom's DIMSE provider, with its dataset where it has one (bounded)."""
@@ -280,10 +281,9 @@ class InlineDul(DULServiceProvider):
                     self._abort_reason = AbortReason.UNEXPECTED_PDU
                     self.aborted_because = "a PDU came that has no place in this state"
                 self.state_machine.do_action(event)
-            try:
-                event = self.event_queue.get_nowait()
-            except queue.Empty:
+            if self.event_queue.empty():
                 return legal
+            event = self.event_queue.get_nowait()
 
     def _forget_primitives(self) -> None:
         try:
