@@ -11,6 +11,7 @@ import copy
 import functools
 import queue
 from collections import deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,9 +22,12 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from relaypacs.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from relaypacs.dicom.pdu import APPLICATION_CONTEXT
+from relaypacs.upper.stream import Stream
 
 if TYPE_CHECKING:
     import threading
+
+    from pynetdicom.transport import T_CONNECT
 
 
 @functools.cache
@@ -78,6 +82,27 @@ class _Set:
 
 
 ALWAYS = cast("threading.Event", _Set())
+
+
+class InlineSocket:
+    """What pynetdicom's actions call an AssociationSocket: here an already connected `Stream`."""
+
+    def __init__(self, stream: Stream, confirm: Callable[[T_CONNECT], None]) -> None:
+        self._stream = stream
+        self._confirm = confirm
+        self._ready = ALWAYS
+        self._is_connected = True
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        """The connection is there: confirm it."""
+        primitive.result = "Evt2"
+        self._confirm(primitive)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    _shutdown_socket = close
 
 
 @functools.cache
