@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relaypacs.config.environment import overlooked
-from relaypacs.config.model import Config, Destination, Receive, Rule, Sidecar, Staging
+from relaypacs.config.model import Caller, Config, Destination, Receive, Rule, Sidecar, Staging
 from relaypacs.config.places import Location, Problem
-from relaypacs.config.secrets import credentials, storage_keys
+from relaypacs.config.secrets import caller_credentials, credentials, storage_keys
 from relaypacs.errors import ConfigError
 
 _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
@@ -32,11 +32,13 @@ def problems(
         here = [at for at in names if at[0] == section]
         yield from _repeated(((at, names[at]) for at in here), "name", "is used before; names are unique")
     callers = [
-        (("caller", number), (one.ae_title, frozenset(one.networks)))
+        (("caller", number), (one.ae_title, frozenset(one.networks), frozenset(one.called_ae)))
         for number, one in enumerate(good["caller"])
         if one is not None
     ]
     yield from _repeated(callers, "ae_title", "stands before with the same networks; keep one of them")
+    for number, caller in enumerate(good["caller"]):
+        yield from _caller_without_credentials(caller, ("caller", number, "credentials_env"), environ)
     known = [name for at, name in names.items() if at[0] == "destination"]
     for number in range(len(good["rule"])):
         yield from _unknown(_texts(raw["rule"][number], "to"), ("rule", number, "to"), known)
@@ -70,6 +72,8 @@ def _about_callers(config: Config) -> Iterator[str]:
     for number, caller in enumerate(config.caller, 1):
         if set(caller.ae_title) == {"*"} and not caller.networks and receive.host in _ANY_ADDRESS:
             yield f'caller[{number}] "*": anyone who reaches port {receive.port} may send; name networks or AE titles'
+        if not (caller.echo or caller.store):
+            yield f'caller[{number}] "{caller.ae_title}": may neither echo nor store; leave it out, or give it a right'
 
 
 def _about_destinations(config: Config) -> Iterator[str]:
@@ -157,6 +161,16 @@ def _without_storage_keys(staging: Staging | None, environ: Mapping[str, str]) -
             storage_keys(staging, environ)
     except ConfigError as error:
         return [Problem(("staging", "credentials_env"), text) for text in error.problems]
+    return []
+
+
+def _caller_without_credentials(caller: Caller | None, at: Location, environ: Mapping[str, str]) -> list[Problem]:
+    if caller is None:
+        return []
+    try:
+        caller_credentials(caller, environ)
+    except ConfigError as error:
+        return [Problem(at, text) for text in error.problems]
     return []
 
 

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from relaypacs.config.options import AeTitle, CallerPattern, Endpoint, Host, Network, Port, Seconds, Uid
+from relaypacs.config.options import (
+    AeTitle,
+    CallerPattern,
+    Endpoint,
+    Host,
+    Network,
+    Pattern,
+    Port,
+    Seconds,
+    Uid,
+    VariablePrefix,
+)
 from relaypacs.config.section import Section
 
 
@@ -33,6 +44,10 @@ class Receive(Section):
     check_called_ae: bool = Field(True, description="Reject (1/1/7) an association for any other called AE title.")
     ae_titles_case_sensitive: bool = Field(
         True, description="Compare AE titles as the standard does; false ignores case."
+    )
+    conceal: bool = Field(
+        False,
+        description="Answer whoever is not admitted with one rejection (1/1/1) that doesn't say why; the log does.",
     )
     processes: Annotated[int, Field(ge=1, le=64)] = Field(2, description="Receive processes sharing the listener.")
     ack: Literal["spooled", "buffered"] = Field(
@@ -99,6 +114,19 @@ class Caller(Section):
         ..., description="Calling AE title; `*` and `?` match as in file names, so `*` alone admits everyone."
     )
     networks: tuple[Network, ...] = Field((), description="CIDR networks it may connect from; empty means any.")
+    called_ae: tuple[AeTitle, ...] = Field(
+        (), description="Called AE titles it may use; empty means every one this node answers to."
+    )
+    echo: bool = Field(True, description="It may ask whether this node answers (C-ECHO).")
+    store: bool = Field(True, description="It may store objects (C-STORE).")
+    sop_classes: tuple[Pattern, ...] = Field(
+        (),
+        description="SOP classes it may store: UIDs, names, or patterns such as `CT *`; empty means every one accepted.",
+    )
+    credentials_env: VariablePrefix = Field(
+        "",
+        description="If given, it must show a user identity, inside TLS: the variables <this>_USERNAME and, for a passcode, <this>_PASSWORD, or the same with _FILE.",
+    )
     conflict: Literal["forward-both", "hold-newer", "hold-if-other-source"] = Field(
         "forward-both", description="What to do with a SOP Instance UID received again with other bytes."
     )

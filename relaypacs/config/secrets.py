@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relaypacs.config.model import Destination, Staging
+from relaypacs.config.model import Caller, Destination, Staging
 from relaypacs.errors import ConfigError
 
 _LONGEST_BYTES = 65536
@@ -108,3 +108,25 @@ def _unfit(part: str, value: str) -> Iterator[str]:
         yield "holds a blank at an end or a character that can't be in an HTTP header"
     if part == "USERNAME" and ":" in value:
         yield "holds a colon, which HTTP Basic authentication doesn't allow"
+
+
+def caller_credentials(caller: Caller, environ: Mapping[str, str]) -> Credentials:
+    """What a caller has to show: `username`, and `password` if its user identity has a passcode (PS3.7 D.3.3.7).
+
+    Nothing for a caller without `credentials_env`. ConfigError with every problem.
+    """
+    prefix = caller.credentials_env
+    if not prefix:
+        return Credentials()
+    found = {}
+    problems = []
+    for part in ("USERNAME", "PASSWORD"):
+        try:
+            found[part] = read_variable(f"{prefix}_{part}", environ)
+        except ValueError as error:
+            problems.append(str(error))
+    if not problems and not found["USERNAME"]:
+        problems.append(f"{prefix}_USERNAME is not set; set it, or {prefix}_USERNAME_FILE")
+    if problems:
+        raise ConfigError(problems)
+    return Credentials(username=found["USERNAME"], password=found["PASSWORD"])

@@ -28,7 +28,8 @@ IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 # PS3.8 table 9-18
-ACCEPTANCE, PROVIDER_REJECTION, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 2, 3, 4
+ACCEPTANCE, USER_REJECTION, PROVIDER_REJECTION = 0, 1, 2
+ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 3, 4
 _ANSWER = struct.Struct(">BxHBxBxBxH")  # a context item and the head of its only sub-item, PS3.8 table 9-18
 _LONGEST_UID_BYTES = 256  # with blanks around, which some send; 64 without
 _REMEMBERED_BYTES = 64 << 10
@@ -43,9 +44,13 @@ class Offer:
     transfer_syntaxes: frozenset[str]
     max_transfer_syntaxes: int = 128
     """More of them in one context are refused (result 2), whatever they are."""
+    denied: frozenset[str] = frozenset()
+    """Abstract syntaxes that others may use here (result 1)."""
 
     def takes(self, abstract_syntax: str) -> frozenset[str]:
-        """The transfer syntaxes for an abstract syntax; empty if it is not supported."""
+        """The transfer syntaxes for an abstract syntax; empty if it is not supported, or denied."""
+        if abstract_syntax in self.denied:
+            return frozenset()
         if abstract_syntax in self.storage:
             return self.transfer_syntaxes
         return _VERIFICATION_SYNTAXES if abstract_syntax == VERIFICATION else frozenset()
@@ -117,6 +122,8 @@ def _negotiate(items: bytes, offer: Offer) -> Negotiated:
             accepted.append(Answered(context_id, abstract_syntax, ACCEPTANCE, chosen))
         else:
             result = TRANSFER_SYNTAXES_NOT_SUPPORTED if syntaxes else ABSTRACT_SYNTAX_NOT_SUPPORTED
+            if abstract_syntax in offer.denied:
+                result = USER_REJECTION
             # Not significant, but the item must hold one.
             one = next(iter(transfer_syntaxes), IMPLICIT_VR_LITTLE_ENDIAN)
             rejected.append(Answered(context_id, abstract_syntax, result, one))

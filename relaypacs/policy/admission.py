@@ -8,12 +8,16 @@ for the metric, and a sentence that names the mend for the log.
 from __future__ import annotations
 
 import functools
+import hmac
 import ipaddress
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from relaypacs.config.model import Caller, Receive
+from relaypacs.config.secrets import Credentials
+from relaypacs.dicom.identity import IdentityType, UserIdentity, read_user_identity
 from relaypacs.dicom.pdu import APPLICATION_CONTEXT, AssociateHead
 from relaypacs.policy.aetitle import check_ae_title, clean_ae_title, same_ae_title
 
@@ -57,11 +61,21 @@ APPLICATION = (1, 1, 2, "application-context")
 PROTOCOL = (1, 2, 2, "protocol-version")
 OVERLOAD = (2, 3, 2)  # transient: the modality tries again; the word is that of the limit
 NO_SPACE = (2, 3, 2, "no-space")
+USER_IDENTITY = (1, 1, 1, "user-identity")  # PS3.7 D.3.3.7 names no reason of its own
+_NOBODYS: Mapping[Caller, Credentials] = MappingProxyType({})
 
 
-def admit(head: AssociateHead, peer: Peer, receive: Receive, callers: Sequence[Caller]) -> Admitted | Rejected:
-    """Decide by protocol version, application context, called AE title, then calling AE title and address.
+def admit(
+    head: AssociateHead,
+    peer: Peer,
+    receive: Receive,
+    callers: Sequence[Caller],
+    credentials: Mapping[Caller, Credentials] = _NOBODYS,
+) -> Admitted | Rejected:
+    """Decide by protocol version, application context, called AE title, then calling AE title, address and identity.
 
+    `credentials` is what callers with `credentials_env` have to show. With `conceal` every answer is 1/1/1.
+    Raises `PduError` where the user identity is broken.
     Nobody is admitted who no `[[caller]]` names; a blank AE title names nobody, whatever the pattern (PS3.8 9.3.2).
     """
     calling_ae, called_ae = clean_ae_title(head.calling_ae), clean_ae_title(head.called_ae)
@@ -70,6 +84,33 @@ def admit(head: AssociateHead, peer: Peer, receive: Receive, callers: Sequence[C
         return Rejected(*PROTOCOL, "the peer speaks no version 1 of the upper layer protocol")
     if head.application_context != APPLICATION_CONTEXT:
         return Rejected(*APPLICATION, "the peer proposed another application context than DICOM's")
+    identity = read_user_identity(head)
+    rejected = _not_among(called_ae, calling_ae, receive)
+    if rejected is None:
+        titled = [one for one in callers if _title_matches(one.ae_title, calling_ae, sensitive)]
+        here = [one for one in titled if _address_matches(one.networks, peer.host)]
+        meant = [one for one in here if _may_call(one, called_ae, sensitive)]
+        exact = [one for one in meant if same_ae_title(one.ae_title, calling_ae, case_sensitive=sensitive)]
+        # What an entry for this very title wants to be shown, no pattern excuses from.
+        fit = _shown(exact or meant, identity, peer, credentials)
+        if isinstance(fit, str):
+            rejected = Rejected(*USER_IDENTITY, fit)
+        elif fit:
+            return Admitted(fit[0], calling_ae, called_ae, peer)
+        elif here:
+            rejected = Rejected(*CALLED_AE, "its [[caller]] may not call this AE title: add it to called_ae there")
+        elif titled:
+            rejected = Rejected(
+                *CALLING_AE, "the [[caller]] of this calling AE title may not connect from this address"
+            )
+        else:
+            rejected = Rejected(*CALLING_AE, "no [[caller]] has this calling AE title: add one")
+    return replace(rejected, result=1, source=1, reason=1) if receive.conceal else rejected
+
+
+def _not_among(called_ae: str, calling_ae: str, receive: Receive) -> Rejected | None:
+    """Why nobody is admitted under these titles, or None."""
+    sensitive = receive.ae_titles_case_sensitive
     if not called_ae or (
         receive.check_called_ae
         and not any(same_ae_title(called_ae, ours, case_sensitive=sensitive) for ours in receive.ae_titles)
@@ -79,12 +120,51 @@ def admit(head: AssociateHead, peer: Peer, receive: Receive, callers: Sequence[C
         )
     if not _is_ae_title(calling_ae):
         return Rejected(*CALLING_AE, "the calling AE title is blank or no AE title: correct it at the sender")
-    if find_caller(callers, calling_ae, case_sensitive=sensitive) is None:
-        return Rejected(*CALLING_AE, "no [[caller]] has this calling AE title: add one")
-    caller = find_caller(callers, calling_ae, case_sensitive=sensitive, peer_host=peer.host)
-    if caller is None:
-        return Rejected(*CALLING_AE, "the [[caller]] of this calling AE title may not connect from this address")
-    return Admitted(caller, calling_ae, called_ae, peer)
+    return None
+
+
+def _may_call(caller: Caller, called_ae: str, case_sensitive: bool) -> bool:
+    return not caller.called_ae or any(
+        same_ae_title(called_ae, one, case_sensitive=case_sensitive) for one in caller.called_ae
+    )
+
+
+def _shown(
+    callers: Sequence[Caller], identity: UserIdentity | None, peer: Peer, credentials: Mapping[Caller, Credentials]
+) -> list[Caller] | str:
+    """Those of `callers` that the request's user identity fits, or why it fits none."""
+    reasons = [_unfit(identity, peer, one, credentials.get(one) if one.credentials_env else None) for one in callers]
+    fit = [one for one, reason in zip(callers, reasons, strict=True) if not reason]
+    return fit if fit or not callers else reasons[0]
+
+
+def _unfit(identity: UserIdentity | None, peer: Peer, caller: Caller, wanted: Credentials | None) -> str:
+    """Why a user identity is not the caller's (PS3.7 D.3.3.7), or nothing."""
+    if not caller.credentials_env:
+        if identity is None:
+            return ""
+        # Taking it unseen would let a password mean nothing.
+        return "it shows a user identity and its [[caller]] has none: set credentials_env there, or none at the sender"
+    if not peer.tls:
+        return "its [[caller]] wants a user identity, which counts inside TLS only: let it connect with TLS"
+    if identity is None:
+        return "it shows no user identity, and its [[caller]] has credentials_env: set user and passcode at the sender"
+    if identity.kind not in (IdentityType.USERNAME, IdentityType.USERNAME_AND_PASSCODE):
+        name = _OTHER_IDENTITIES.get(identity.kind, "of an unknown type")
+        return f"its user identity is {name}, which is not supported: set username and passcode at the sender"
+    username, password = (wanted.username, wanted.password) if wanted else ("", "")
+    if (identity.kind == IdentityType.USERNAME_AND_PASSCODE) != bool(password):
+        return f"its [[caller]] wants a username {'and a passcode' if password else 'without passcode'}"
+    same = hmac.compare_digest(identity.primary, username.encode())
+    same &= hmac.compare_digest(identity.secondary, password.encode())
+    return "" if same and username else "its username or passcode is wrong: compare them with the variables' values"
+
+
+_OTHER_IDENTITIES: Mapping[int, str] = {
+    IdentityType.KERBEROS: "a Kerberos ticket",
+    IdentityType.SAML: "a SAML assertion",
+    IdentityType.JWT: "a JSON web token",
+}
 
 
 def find_caller(

@@ -7,14 +7,18 @@ in the spool by then, as always.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Sequence
 from typing import Protocol
 
 from relaypacs import log
-from relaypacs.config.model import Config
+from relaypacs.config.model import Caller, Config
+from relaypacs.config.secrets import Credentials, caller_credentials
 from relaypacs.dicom.contexts import storage_offer
+from relaypacs.errors import ConfigError
+from relaypacs.policy.rights import offer_to
 from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.edge import Edge
 from relaypacs.receive.limits import Limits, Share
@@ -53,9 +57,11 @@ def run(
     closes it afterwards.
     """
     receive = config.receive
+    offer = storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes)
     room = Room(
         receive=receive,
-        offer=storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes),
+        offers={caller: offer_to(caller, offer) for caller in config.caller},
+        credentials=_credentials(config.caller),
         limits=limits or Limits(receive).join(),
         spool=spool,
         association_log=AssociationLog(spool.append_event),
@@ -71,3 +77,14 @@ def run(
     if not edge.drain(receive.grace_seconds):
         log.event(log.ERROR, "associations-left", "some associations did not end in time")
     room.association_log.close()
+
+
+def _credentials(callers: Sequence[Caller]) -> dict[Caller, Credentials]:
+    """What each caller has to show; one whose secrets can't be had now is not admitted."""
+    found = {}
+    for caller in callers:
+        try:
+            found[caller] = caller_credentials(caller, os.environ)
+        except ConfigError as problem:
+            log.event(log.ERROR, "caller-without-secret", str(problem), user_id=caller.ae_title)
+    return found

@@ -30,7 +30,7 @@ def decide(room: Room, callers: Sequence[Caller], head: AssociateHead, peer: Pee
     word = room.limits.request(peer.host)
     if word is not None:
         return overload(word)
-    decision = admit(head, peer, room.receive, callers)
+    decision = admit(head, peer, room.receive, callers, room.credentials)
     return _room_for(room, decision) if isinstance(decision, Admitted) else decision
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from relaypacs.config.model import Receive
+from relaypacs.config.model import Caller, Receive
+from relaypacs.config.secrets import Credentials
 from relaypacs.dicom.contexts import Offer
 from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.limits import Share
@@ -21,7 +22,10 @@ class Room:
     """A receive process's things. `stop_fd` is readable once `stopping()` is true."""
 
     receive: Receive
-    offer: Offer
+    offers: Mapping[Caller, Offer]
+    """What each caller may use."""
+    credentials: Mapping[Caller, Credentials]
+    """What callers with a user identity have to show."""
     spool: SpoolWriter
     association_log: AssociationLog
     limits: Share

@@ -75,6 +75,7 @@ class Serving:
         self._room = room
         self._sock = sock
         self._admitted = admitted
+        self._offer = room.offers[admitted.caller]
         self._head = head
         self._association_id = new_association_id(time.time())
         self._peer = peer
@@ -109,7 +110,8 @@ class Serving:
                 self._head,
                 calling_ae=self._admitted.calling_ae,
                 called_ae=self._admitted.called_ae,
-                offer=self._room.offer,
+                offer=self._offer,
+                identity_verified=bool(self._admitted.caller.credentials_env),
                 max_pdu_bytes=self._room.receive.max_pdu_bytes,
                 timeout_seconds=self._room.receive.pdu_timeout_seconds,
             )
@@ -217,7 +219,7 @@ class Serving:
                 abstract_syntax,
                 transfer_syntax,
                 request,
-                is_storage=abstract_syntax in self._room.offer.storage,
+                is_storage=abstract_syntax in self._offer.storage,
             )
         if request.field == C_ECHO_RQ and not request.has_dataset:
             association.inline.deliver(command, request)
@@ -242,7 +244,7 @@ class Serving:
         objects = self._lane.tally.objects if self._lane else 0
         size = self._lane.tally.bytes if self._lane else 0
         ASSOCIATIONS.labels(end.outcome).inc()
-        proposed = describe(self._head.contexts, self._room.offer)
+        proposed = describe(self._head.contexts, self._offer)
         useless = proposed.useless and not objects
         self._room.association_log.ended(
             {
