@@ -1,0 +1,24 @@
+"""How a destination's configuration says that TLS is spoken to it; used by `cstore` and `echo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relaypacs.config.model import Destination
+from relaypacs.upper.tls import ClientTls
+
+
+def client_tls(destination: Destination) -> ClientTls | None:
+    """TLS as a dimse destination wants it, or None for plain. Its files are read when it is connected to."""
+    if not destination.tls:
+        return None
+    return ClientTls(
+        ca=_path(destination.tls_ca),
+        certificate=_path(destination.tls_certificate),
+        key=_path(destination.tls_key),
+        server_name=destination.tls_server_name,
+    )
+
+
+def _path(option: str) -> Path | None:
+    return Path(option) if option else None
