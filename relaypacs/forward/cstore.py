@@ -14,6 +14,7 @@ from relaypacs.forward.checksum import Corrupt
 from relaypacs.forward.lane import Address, Lane, Pair, sentence
 from relaypacs.forward.names import spoken
 from relaypacs.forward.sender import Read, Report, Trouble, Unreadable
+from relaypacs.forward.tls import client_tls
 from relaypacs.model import Claim, Deferred, Outcome, Scope
 from relaypacs.policy.outcome import CORRUPT, no_context, store_outcome
 from relaypacs.upper.errors import UpperError
@@ -33,6 +34,7 @@ class CStoreSender:
                 called_ae=destination.called_ae,
                 connect_timeout_seconds=destination.connect_timeout_seconds,
                 response_timeout_seconds=destination.response_timeout_seconds,
+                tls=client_tls(destination),
             )
         )
 

@@ -16,6 +16,7 @@ from relaypacs.dicom.contexts import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITT
 from relaypacs.errors import ConfigError
 from relaypacs.forward.http import ConnectFailed, ExchangeFailed, HttpPeer
 from relaypacs.forward.lane import sentence
+from relaypacs.forward.tls import client_tls
 from relaypacs.policy.outcome import http_trouble
 from relaypacs.upper.association import associate
 from relaypacs.upper.errors import UpperError
@@ -55,6 +56,7 @@ def _echo_dimse(destination: Destination, calling_ae: str) -> str:
             contexts=[(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN))],
             connect_timeout_seconds=destination.connect_timeout_seconds,
             response_timeout_seconds=destination.response_timeout_seconds,
+            tls=client_tls(destination),
         )
         if not association.accepted:
             association.abort()

@@ -26,6 +26,7 @@ from relaypacs.upper.errors import (
     PeerReleased,
     UpperError,
 )
+from relaypacs.upper.tls import ClientTls, TlsFailed
 
 MOST_CONTEXTS = 128
 """Odd context ids 1-255 (PS3.8 9.3.2.2)."""
@@ -45,6 +46,7 @@ class Address:
     called_ae: str
     connect_timeout_seconds: float
     response_timeout_seconds: float
+    tls: ClientTls | None = None
 
 
 class Lane:
@@ -87,6 +89,7 @@ class Lane:
             contexts=[(sop_class, (syntax,)) for sop_class, syntax in proposed],
             connect_timeout_seconds=at.connect_timeout_seconds,
             response_timeout_seconds=at.response_timeout_seconds,
+            tls=at.tls,
         )
         reach("forward.associated")
         self._proposed = frozenset(proposed)
@@ -159,6 +162,8 @@ def sentence(problem: UpperError, *, response_timeout_seconds: float) -> str:
         return "destination closed the association before it answered: see its log"
     if isinstance(problem, AssociationAborted):
         return f"destination aborted the association ({problem.source}/{problem.reason}): see its log"
+    if isinstance(problem, ConnectFailed) and isinstance(problem.__cause__, TlsFailed):
+        return f"no TLS with the destination: {problem.__cause__}"
     if isinstance(problem, ConnectFailed) and isinstance(problem.__cause__, OSError):
         return unreachable(problem.__cause__)
     return "destination closed the connection at once: is this a DICOM port, and does it allow our address?"
