@@ -258,12 +258,14 @@ class Sweep:
         return len(rows)
 
     def forget(self) -> int:
-        """Delete rows that have no bytes and were over longer ago than they are to be kept. Returns how many."""
+        """Delete rows that have no bytes and were over longer ago than they are to be kept, and associations of the
+        log that ended longer ago. Returns how many, of the kind that had more."""
         if self._keep_rows_seconds is None:
             return 0
-        gone = self._jobs.forget(settled_before=self._clock() - self._keep_rows_seconds, limit=BATCH)
+        before = self._clock() - self._keep_rows_seconds
+        gone = self._jobs.forget(settled_before=before, limit=BATCH)
         _FORGOTTEN.inc(gone)
-        return gone
+        return max(gone, self._jobs.associations.forget(ended_before=before, limit=BATCH))
 
     def _key(self, row: Unstaged) -> str:
         received = time.strftime("%Y%m%d", time.gmtime(row.received_at))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from relaypacs.jobs.association_tables import REFUSED, association_log, proposal
 from relaypacs.jobs.chunks import chunks
@@ -77,6 +77,10 @@ class Book:
 
     def forget(self, *, ended_before: float, limit: int) -> int:
         """Delete at most `limit` associations that ended before that time; returns how many. JobsError."""
+        with self._reading() as connection:
+            oldest = connection.scalar(select(func.min(association_log.c.ended_at)))
+        if oldest is None or oldest >= ended_before:
+            return 0
         with self._writing() as connection:
             return forget(connection, ended_before, limit)
 
