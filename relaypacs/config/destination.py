@@ -44,6 +44,9 @@ class Destination(Section):
     associations: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="Associations (dimse) or requests (dicomweb) at once."
     )
+    associations_all_nodes: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="The same over all nodes that share a Redis ([redis] url); 0 is no limit."
+    )
     batch_instances: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Instances claimed at once.")
     max_request_bytes: Annotated[int, Field(ge=1 << 20)] = Field(
         64 << 20, description="dicomweb: size at which a STOW-RS request is closed, in bytes; one instance always fits."

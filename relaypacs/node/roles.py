@@ -10,6 +10,7 @@ from relaypacs import log
 from relaypacs.alive import hold
 from relaypacs.config import Config
 from relaypacs.node.relay import run_relay
+from relaypacs.node.sharing import keeper_of
 from relaypacs.node.supervisor import Role, Stop
 from relaypacs.receive.limits import Limits
 from relaypacs.receive.process import run as run_receive
@@ -44,10 +45,14 @@ def receive_roles(config: Config, listeners: Sequence[socket.socket]) -> list[Ro
             )
             if config.receive.ack == "buffered":
                 log.event(log.WARNING, "not-durable", "ack = buffered: Success is answered before the disk has it.")
+            keeper = keeper_of(config, name)
             try:
                 hold(alive_file(config, name))
-                run_receive(config, listeners=listeners, spool=spool, stop=stop, limits=limits.join(slot))
+                share = limits.join(slot)
+                run_receive(config, listeners=listeners, spool=spool, stop=stop, limits=share, keeper=keeper)
             finally:
+                if keeper is not None:
+                    keeper.close()
                 spool.close()
                 hints.close()
             return 0

@@ -31,6 +31,8 @@ SENTENCES = {
 }
 """Why something was refused: the metric's word, and the sentence that names the mend."""
 
+_UNBOUNDED = 1 << 30
+"""Counted all the same, for `Share.associations_of`."""
 _WAYS = 8
 _BUCKETS = 4096
 _ROWS = _WAYS * _BUCKETS
@@ -134,6 +136,14 @@ class Share:
         """An association has ended."""
         self._give(self._association(calling_ae))
 
+    def associations_of(self, calling_ae: str) -> int:
+        """How many associations of this calling AE title the node has now, over all its receive processes."""
+        limits = self._limits
+        key = limits.key(ASSOCIATIONS_OF_AE, calling_ae)
+        with limits.locked():
+            row = limits.row(key)
+            return limits.total(row) if row >= 0 else 0
+
     def request(self, host: str) -> str | None:
         """Count an association request from this address, or the word for why it came too soon."""
         rate = self._limits.receive.max_association_rate_per_address
@@ -154,7 +164,7 @@ class Share:
         receive = self._limits.receive
         return (
             (ASSOCIATIONS, "", receive.max_associations),
-            (ASSOCIATIONS_OF_AE, calling_ae, receive.max_associations_per_ae),
+            (ASSOCIATIONS_OF_AE, calling_ae, receive.max_associations_per_ae or _UNBOUNDED),
         )
 
     def _take(self, wanted: Sequence[tuple[str, str, int]]) -> str | None:

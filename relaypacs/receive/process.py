@@ -23,8 +23,10 @@ from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.edge import Edge
 from relaypacs.receive.limits import Limits, Share
 from relaypacs.receive.room import Room
+from relaypacs.receive.shared import SharedLimits
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Buffers
+from relaypacs.wake.keeper import Keeper
 
 READ_BUFFER_BYTES = 256 << 10
 """What an association in motion leases: several PDUs, and small enough to stay in the processor's cache."""
@@ -50,19 +52,22 @@ def run(
     spool: SpoolWriter,
     stop: StopOrder,
     limits: Share | None = None,
+    keeper: Keeper | None = None,
 ) -> None:
     """Receive on `listeners` (bound, listening; closed at the end) into `spool` until `stop`.
 
-    `limits` is this process's share of the node's; none: it is the only one. The spool writer stays open: the caller
+    `limits` is this process's share of the node's; none: it is the only one. `keeper` asks Redis for the limits that
+    nodes share; none: there are no others. The spool writer stays open: the caller
     closes it afterwards.
     """
-    receive = config.receive
+    receive, share = config.receive, limits or Limits(config.receive).join()
     offer = storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes)
     room = Room(
         receive=receive,
         offers={caller: offer_to(caller, offer) for caller in config.caller},
         credentials=_credentials(config.caller),
-        limits=limits or Limits(receive).join(),
+        limits=share,
+        shared=SharedLimits(config.redis, keeper, share, receive.processes),
         spool=spool,
         association_log=AssociationLog(spool.append_event),
         buffers=Buffers(READ_BUFFER_BYTES),

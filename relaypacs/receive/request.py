@@ -18,6 +18,7 @@ from relaypacs.policy.aetitle import clean_ae_title
 from relaypacs.receive.limits import SENTENCES
 from relaypacs.receive.rejections import Refusal
 from relaypacs.receive.room import Room
+from relaypacs.receive.shared import FAILED_TOO_OFTEN
 from relaypacs.receive.waiting import Waiting
 
 REJECTED = Counter(
@@ -27,6 +28,8 @@ REJECTED = Counter(
 
 def decide(room: Room, callers: Sequence[Caller], head: AssociateHead, peer: Peer) -> Admitted | Rejected:
     """Whether this request is admitted; then it counts as an association until `Share.ended`."""
+    if room.shared.refuses(peer.host):
+        return FAILED_TOO_OFTEN
     word = room.limits.request(peer.host)
     if word is not None:
         return overload(word)
@@ -67,6 +70,7 @@ def tell_rejected(room: Room, rejected: Rejected, head: AssociateHead | None, wa
 def tell_refused(room: Room, refusal: Refusal, answer: str, trace_id: str = "") -> None:
     """Count a refusal, note it in the association log, and log it unless the same was logged often just now."""
     REJECTED.labels(refusal.word).inc()
+    room.shared.failed(refusal.host, refusal.word)
     if room.association_log.rejected(refusal):
         log.event(
             log.WARNING,
@@ -87,6 +91,7 @@ def tell_broken(room: Room, error: PduError, waiting: Waiting) -> bytes:
     if waiting.received[:2] == b"\x16\x03":
         sentence = "the peer speaks TLS, and this port does not"
     REJECTED.labels("request").inc()
+    room.shared.failed(waiting.host, "request")
     refusal = Refusal(waiting.host, waiting.peer, "", "", "request", sentence, waiting.who().tls)
     if room.association_log.rejected(refusal):
         log.event(log.WARNING, "association-request-broken", sentence, peer=waiting.peer, reason=int(error.reason))

@@ -10,6 +10,7 @@ from relaypacs.config.secrets import Credentials
 from relaypacs.dicom.contexts import Offer
 from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.limits import Share
+from relaypacs.receive.shared import SharedLimits
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Buffers
 
@@ -29,6 +30,7 @@ class Room:
     spool: SpoolWriter
     association_log: AssociationLog
     limits: Share
+    shared: SharedLimits
     buffers: Buffers
     stop_fd: int
     stopping: Callable[[], bool]

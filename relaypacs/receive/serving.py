@@ -7,6 +7,7 @@ Never raises: what happens is an outcome, a log line and a metric.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from dataclasses import dataclass
@@ -25,10 +26,10 @@ from relaypacs.dicom.command import (
     decode_command,
     encode_response,
 )
-from relaypacs.dicom.pdu import AbortReason, AssociateHead, PduError, abort_pdu, message_buffers
+from relaypacs.dicom.pdu import AbortReason, AssociateHead, PduError, abort_pdu, message_buffers, reject_pdu
 from relaypacs.dicom.proposals import describe
 from relaypacs.failpoint import reach
-from relaypacs.policy.admission import Admitted
+from relaypacs.policy.admission import Admitted, Rejected
 from relaypacs.receive.association_id import new_association_id
 from relaypacs.receive.lane import Lane
 from relaypacs.receive.rejections import Refusal
@@ -102,7 +103,11 @@ class Serving:
         started_at = time.time()
         association: InlineAssociation | None = None
         end: _End | None = None
+        ticket = self._room.shared.enter(self._admitted)
         try:
+            if isinstance(ticket, Rejected):
+                self._reject(ticket)
+                return
             association = accept(
                 self._sock,
                 self._stream,
@@ -134,6 +139,8 @@ class Serving:
                 abort(association)
         finally:
             self._close(association, end, started_at)
+            if not isinstance(ticket, Rejected):
+                self._room.shared.leave(ticket)
 
     def _close(self, association: InlineAssociation | None, end: _End | None, started_at: float) -> None:
         if end is not None:
@@ -142,11 +149,22 @@ class Serving:
             association.inline.close(0.0 if self._forced else self._room.receive.release_timeout_seconds)
         self._stream.close()
 
+    def _reject(self, rejected: Rejected) -> None:
+        """A limit of all nodes is reached: answer, and wait for the peer to close."""
+        result, source, reason = rejected.result, rejected.source, rejected.reason
+        self._tell_refused(rejected.word, rejected.sentence, f"{result}/{source}/{reason}")
+        with contextlib.suppress(OSError):
+            self._stream.send(reject_pdu(result, source, reason))
+        self._stream.wait_closed(self._room.receive.release_timeout_seconds)
+
     def _not_established(self, association: InlineAssociation) -> None:
         if association.is_rejected:
-            word, sentence = "user-identity", "it proposes a user identity, which can't be verified on this listener"
+            sentence = "it proposes a user identity, which can't be verified on this listener"
+            self._tell_refused("user-identity", sentence, "1/1/1")
         else:
-            word, sentence = "request", _ended_by(association).reason
+            self._tell_refused("request", _ended_by(association).reason, "A-ABORT")
+
+    def _tell_refused(self, word: str, sentence: str, answer: str) -> None:
         refusal = Refusal(
             host=self._admitted.peer.host,
             peer=self._peer,
@@ -157,7 +175,7 @@ class Serving:
             tls=self._admitted.peer.tls,
             contexts=self._head.contexts,
         )
-        tell_refused(self._room, refusal, "1/1/1" if association.is_rejected else "A-ABORT", self._association_id)
+        tell_refused(self._room, refusal, answer, self._association_id)
 
     def _serve(self, association: InlineAssociation) -> _End:
         inline, receive, room = association.inline, self._room.receive, self._room

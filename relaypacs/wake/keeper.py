@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import redis
 from prometheus_client import Gauge
@@ -35,8 +35,11 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 15.0
 _TELL_SECONDS = 0.05
 """How long what nobody waits for is gathered."""
 _MOST_OPS = 500
-_MOST_TOLD = 5000
+_MOST_TOLD = 1000
 _CLOSE_SECONDS = 2.0
+
+
+Hear = Callable[[int], None]
 
 
 class _Ask:
@@ -62,7 +65,7 @@ class Keeper:
         self._lease_ms = int(settings.lease_seconds * 1000)
         self._changed = threading.Condition()
         self._asks: deque[_Ask] = deque()
-        self._told: dict[Hashable, Op] = {}
+        self._told: dict[Hashable, tuple[Op, Hear]] = {}
         self._drops: dict[str, str] = {}
         self._held: dict[str, str] = {}
         self._crowds: dict[str, int] = {}
@@ -108,11 +111,19 @@ class Keeper:
                 self._late = True  # the next one need not wait as long
         return ask.said
 
-    def tell(self, name: Hashable, op: Op) -> None:
-        """Have something done soon, once for all that is told under the same name; forgotten while Redis is gone."""
+    @property
+    def there(self) -> bool:
+        """Whether Redis answered last; True until it was asked."""
+        return self._up is not False
+
+    def tell(self, name: Hashable, op: Op, hear: Hear = lambda said: None) -> None:
+        """Have something done soon, once for all that is told under the same name; forgotten while Redis is gone.
+
+        `hear(answer)` is called from another thread.
+        """
         with self._changed:
             if self._up is not False and len(self._told) < _MOST_TOLD:
-                self._told[name] = op
+                self._told[name] = op, hear
                 self._changed.notify()
 
     def hold(self, slots: str, member: str) -> None:
@@ -149,11 +160,11 @@ class Keeper:
             with self._changed:
                 while not self._is_time():
                     self._changed.wait(max(0.0, self._next_at() - time.monotonic()))
-                ops, asks = self._gather(time.monotonic())
+                ops, told, asks = self._gather(time.monotonic())
                 if self._closing and (not ops or self._up is False):
                     break
             if ops:
-                self._converse(ops, asks)
+                self._converse(ops, told, asks)
         self._disconnect()
 
     def _next_at(self) -> float:
@@ -165,7 +176,7 @@ class Keeper:
     def _is_time(self) -> bool:
         return self._closing or bool(self._asks) or self._next_at() <= time.monotonic()
 
-    def _gather(self, now: float) -> tuple[list[Op], list[_Ask]]:
+    def _gather(self, now: float) -> tuple[list[Op], list[tuple[Op, Hear]], list[_Ask]]:
         """What to say now (lock held): what is given back, what is held if that is due, then the questions."""
         ops = [drop(slots, member) for member, slots in itertools.islice(self._drops.items(), _MOST_OPS)]
         for op in ops:
@@ -178,12 +189,12 @@ class Keeper:
             ops += [keep(slots, f"{slots}:queue", members, self.who) for slots, members in by_slots.items()]
             self._crowds = {slots: self._crowds.get(slots, 0) for slots in by_slots}
             self._renew_at = now + self.settings.lease_seconds / 3
-        ops += self._told.values()
+        told = list(self._told.values())
         self._told.clear()
         asks = [self._asks.popleft() for _ in range(min(len(self._asks), _MOST_OPS))]
-        return ops + [ask.op for ask in asks], asks
+        return ops + [op for op, _ in told] + [ask.op for ask in asks], told, asks
 
-    def _converse(self, ops: list[Op], asks: list[_Ask]) -> None:
+    def _converse(self, ops: list[Op], told: list[tuple[Op, Hear]], asks: list[_Ask]) -> None:
         said, problem = self._say(ops)
         if self._up and isinstance(problem, redis.ConnectionError | OSError):
             said, problem = self._say(ops)  # it was restarted, or had closed an idle connection
@@ -198,6 +209,8 @@ class Keeper:
                     if op.name == "keep":
                         self._crowds[op.keys[0]] = answer
                 self._tell_at = time.monotonic() + _TELL_SECONDS
+        for (_, hear), one in zip(told, said[len(ops) - len(asks) - len(told) :] if said else (), strict=False):
+            hear(one)
         self._told_so(problem)
 
     def _say(self, ops: list[Op]) -> tuple[list[int] | None, Exception | None]:

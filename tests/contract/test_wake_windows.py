@@ -165,7 +165,7 @@ def test_lost_and_back(server: RedisServer, node: Callable[..., Node]) -> None:
 
 
 def test_a_redis_that_hangs_costs_one_wait(server: RedisServer, node: Callable[..., Node]) -> None:
-    keeper, one = node("one", 100, timeout_seconds=0.1, nodes=2)
+    _, one = node("one", 100, timeout_seconds=0.1, nodes=2)
     assert len(take(one, 1)) == 1
     server.halt()
     before = time.monotonic()
