@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, tup
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.schema import (
     HOT,
+    LIVE,
     NOT_OVER,
     PURGING,
     STAGED,
@@ -26,7 +27,7 @@ from relaypacs.jobs.schema import (
     delivery,
     instance,
 )
-from relaypacs.jobs.values import Unstaged
+from relaypacs.jobs.values import ANYWHERE, Unstaged
 from relaypacs.model import Routed
 
 PURGE_LOOKS_AT = 5000
@@ -100,14 +101,35 @@ def will_stage(connection: Connection, keys: Sequence[tuple[int, str]]) -> set[i
     return able
 
 
-def staged(connection: Connection, keys: Sequence[tuple[int, str]], now: float) -> None:
-    """The instances' bytes are durable in staging under these keys, which `will_stage` has noted."""
+def staged(connection: Connection, keys: Sequence[tuple[int, str]], now: float, *, shared: bool) -> None:
+    """The instances' bytes are durable in staging under these keys, which `will_stage` has noted.
+
+    In shared staging nothing was noted. There neither they nor their live deliveries are one node's own any more, and
+    the spool's copy no longer counts.
+    """
+    if shared:
+        _staged_for_all(connection, keys, now)
+        return
     connection.execute(
         update(instance)
         .where(instance.c.id == bindparam("key"), instance.c.purging_key == bindparam("name"))
         .values(staged_key=bindparam("name"), staged_at=now, purging_key=None),
         [{"key": instance_id, "name": staged_key} for instance_id, staged_key in keys],
     )
+
+
+def _staged_for_all(connection: Connection, keys: Sequence[tuple[int, str]], now: float) -> None:
+    connection.execute(
+        update(instance)
+        .where(instance.c.id == bindparam("key"), instance.c.staged_key.is_(None), instance.c.purging_key.is_(None))
+        .values(staged_key=bindparam("name"), staged_at=now, node=ANYWHERE, generation=None),
+        [{"key": instance_id, "name": staged_key} for instance_id, staged_key in keys],
+    )
+    for ids in chunks(instance_id for instance_id, _ in keys):
+        theirs = select(delivery.c.id).where(delivery.c.instance_id.in_(ids), LIVE, delivery.c.home != ANYWHERE)
+        found = connection.scalars(theirs.order_by(delivery.c.id).with_for_update()).all()
+        for some in chunks(found):
+            connection.execute(update(delivery).where(delivery.c.id.in_(some)).values(home=ANYWHERE))
 
 
 def segment_needed(connection: Connection, node: str, generation: str, keep: bool) -> bool:

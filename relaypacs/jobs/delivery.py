@@ -36,20 +36,32 @@ def move(change: Change, **values: object) -> Update:
 
 
 def claim(
-    connection: Connection, destination: str, *, node: str, limit: int, due_at: float, lease: int, now: float
+    connection: Connection,
+    destination: str,
+    *,
+    homes: Sequence[str],
+    limit: int,
+    due_at: float,
+    lease: int,
+    now: float,
 ) -> list[Claim]:
     """Lease up to `limit` deliveries until `due_at`: by priority, a study at a time, the one that waits longest first.
 
-    `lease` is a number nobody else uses.
+    Of those homes only. `lease` is a number nobody else uses.
     """
     _wake(connection, destination, now)
-    rows = connection.execute(
-        _claimable()
-        .where(delivery.c.destination == destination, delivery.c.home == node, READY)
-        .order_by(delivery.c.priority.desc(), delivery.c.study_at, delivery.c.study_instance_uid, delivery.c.id)
-        .limit(limit)
-        .with_for_update(of=delivery, skip_locked=True)
-    ).all()
+    rows: list[Row[Any]] = []
+    # A query for each home: the index gives one home's deliveries in their order, not those of several.
+    for home in homes:
+        rows += connection.execute(
+            _claimable()
+            .where(delivery.c.destination == destination, delivery.c.home == home, READY)
+            .order_by(delivery.c.priority.desc(), delivery.c.study_at, delivery.c.study_instance_uid, delivery.c.id)
+            .limit(limit)
+            .with_for_update(of=delivery, skip_locked=True)
+        ).all()
+    if len(homes) > 1:
+        rows = sorted(rows, key=lambda row: (-row.priority, row.study_at, row.study_instance_uid, row.id))[:limit]
     for ids in chunks(row.id for row in rows):
         connection.execute(
             move(Change.CLAIM, token=delivery.c.token + 1, lease=lease, ready=False, due_at=due_at).where(
@@ -59,11 +71,13 @@ def claim(
     return [_claim(row, row.token + 1, lease) for row in rows]
 
 
-def claimed(connection: Connection, destination: str, *, node: str, due_at: float, lease: int) -> list[Claim]:
+def claimed(
+    connection: Connection, destination: str, *, homes: Sequence[str], due_at: float, lease: int
+) -> list[Claim]:
     """What `claim` leased with the same values, if it did: its answer may have been lost."""
     rows = connection.execute(
         _claimable()
-        .where(delivery.c.destination == destination, delivery.c.home == node, TIMED, delivery.c.due_at == due_at)
+        .where(delivery.c.destination == destination, delivery.c.home.in_(homes), TIMED, delivery.c.due_at == due_at)
         .where(delivery.c.lease == lease, state_in([State.ACTIVE]))
         .order_by(delivery.c.id)
     )
@@ -79,6 +93,7 @@ def _claimable() -> Select[Any]:
         delivery.c.attempts,
         delivery.c.queued_at,
         delivery.c.priority,
+        delivery.c.study_at,
         delivery.c.study_instance_uid,
         delivery.c.association_id,
         instance.c.sop_class_uid,
@@ -138,9 +153,12 @@ def hasten() -> Update:
     return update(delivery).where(state_in([State.DEFERRED]), TIMED).values(ready=True, due_at=None)
 
 
-def next_due(connection: Connection, destination: str, *, node: str | None, now: float) -> float | None:
-    """When something can next be claimed: `now` if it can already, else a time in seconds; None if nothing waits."""
-    here = (delivery.c.destination == destination,) + ((delivery.c.home == node,) if node is not None else ())
+def next_due(connection: Connection, destination: str, *, homes: Sequence[str], now: float) -> float | None:
+    """When something can next be claimed: `now` if it can already, else a time in seconds; None if nothing waits.
+
+    Of those homes only; of all if none is given.
+    """
+    here = (delivery.c.destination == destination,) + ((delivery.c.home.in_(homes),) if homes else ())
     if connection.scalar(select(delivery.c.id).where(*here, READY).limit(1)) is not None:
         return now
     due: float | None = connection.scalar(

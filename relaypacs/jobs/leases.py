@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from relaypacs.errors import JobsError
 from relaypacs.jobs import delivery
 from relaypacs.jobs.clock import Clock
+from relaypacs.jobs.values import ANYWHERE
 from relaypacs.model import Claim
 
 _LEASE_BITS = 62
@@ -33,10 +34,17 @@ class _Doubt(NamedTuple):
 class Leases:
     """The claims of one store; thread-safe."""
 
-    def __init__(self, writing: Callable[[], AbstractContextManager[Connection]], clock: Clock) -> None:
-        self._writing, self._clock = writing, clock
+    def __init__(
+        self, writing: Callable[[], AbstractContextManager[Connection]], clock: Clock, *, shared: bool = False
+    ) -> None:
+        """`shared`: staging is, so that what is in it can be claimed by any node."""
+        self._writing, self._clock, self.shared = writing, clock, shared
         self._lock = threading.Lock()
         self._doubts: dict[tuple[str, str], list[_Doubt]] = {}
+
+    def homes(self, node: str) -> tuple[str, ...]:
+        """Whose deliveries `node` may claim."""
+        return (node, ANYWHERE) if self.shared else (node,)
 
     def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
         """`JobStore.claim`."""
@@ -48,13 +56,21 @@ class Leases:
                 now += self._clock.shift(connection)
                 doubts = [one for one in doubts if one.due_at > now]
                 for mine in doubts:
-                    claims = delivery.claimed(connection, destination, node=node, due_at=mine.due_at, lease=mine.lease)
+                    claims = delivery.claimed(
+                        connection, destination, homes=self.homes(node), due_at=mine.due_at, lease=mine.lease
+                    )
                     if claims:
                         break
                 else:
                     mine = _Doubt(secrets.randbits(_LEASE_BITS), now + lease_seconds)
                     claims = delivery.claim(
-                        connection, destination, node=node, limit=limit, due_at=mine.due_at, lease=mine.lease, now=now
+                        connection,
+                        destination,
+                        homes=self.homes(node),
+                        limit=limit,
+                        due_at=mine.due_at,
+                        lease=mine.lease,
+                        now=now,
                     )
             doubts = [one for one in doubts if one != mine]
         except JobsError:

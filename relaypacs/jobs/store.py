@@ -21,6 +21,7 @@ from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
 from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.leases import Leases
+from relaypacs.jobs.restore import Restoring
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import (
@@ -43,11 +44,14 @@ from relaypacs.model import Checkpoint, Claim, Settlement
 class JobStore:
     """See the module; methods in the order an object meets them."""
 
-    def __init__(self, reader: Engine, writer: Engine, *, identifiers: bool, now: Callable[[], float]) -> None:
+    def __init__(
+        self, reader: Engine, writer: Engine, *, identifiers: bool, shared_staging: bool, now: Callable[[], float]
+    ) -> None:
         self._reader, self._writer, self._identifiers = reader, writer, identifiers
         self._errors = dialect.driver_errors(writer)
         self._clock = Clock(now)
-        self._leases = Leases(self._writing, self._clock)
+        self._leases = Leases(self._writing, self._clock, shared=shared_staging)
+        self.restoring = Restoring(self._reading, self._writing, identifiers=identifiers, shared=shared_staging)
         # Where the next `purgeable` goes on, by node: (staged_at, instance id).
         self._purge_after: dict[str, tuple[float, int]] = {}
         # Where the next `forget` goes on: (received_at, instance id).
@@ -55,13 +59,16 @@ class JobStore:
         self.associations = associations.Book(self._reading, self._writing)
 
     @staticmethod
-    def open(url: str, *, identifiers: bool = True, now: Callable[[], float] = time.time) -> JobStore:
+    def open(
+        url: str, *, identifiers: bool = True, shared_staging: bool = False, now: Callable[[], float] = time.time
+    ) -> JobStore:
         """The job table at a SQLAlchemy URL; connects when first used. JobsError if the URL is none we know.
 
-        `identifiers=False` keeps accession number and patient ID out of it. `now` is the clock the callers' times are
-        by; leases and next attempts are kept by the database's own.
+        `identifiers=False` keeps accession number and patient ID out of it. With `shared_staging` any node claims what
+        is staged. `now` is the clock of the callers' times; leases and next attempts go by the database's.
         """
-        return JobStore(*dialect.open_engines(url), identifiers=identifiers, now=now)
+        engines = dialect.open_engines(url)
+        return JobStore(*engines, identifiers=identifiers, shared_staging=shared_staging, now=now)
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -171,7 +178,8 @@ class JobStore:
         """When a claim (of `node`) will next find something: `now`, or a time in seconds; None if nothing waits."""
         with self._reading() as connection:
             shift = self._clock.shift(connection)
-            due = delivery.next_due(connection, destination, node=node, now=now + shift)
+            homes = () if node is None else self._leases.homes(node)
+            due = delivery.next_due(connection, destination, homes=homes, now=now + shift)
             return None if due is None else due - shift
 
     # Staging
@@ -190,10 +198,11 @@ class JobStore:
             return instance_bytes.will_stage(connection, keys)
 
     def staged(self, keys: Sequence[tuple[int, str]], now: float) -> None:
-        """The instances (id, staged key) are durable in staging, under the keys that `will_stage` was told."""
+        """The instances (id, staged key) are durable in staging, under the keys that `will_stage` was told, unless it
+        is shared: there nothing is told before, for the same bytes can be put again."""
         if keys:
             with self._writing() as connection:
-                instance_bytes.staged(connection, keys, now)
+                instance_bytes.staged(connection, keys, now, shared=self._leases.shared)
 
     def segment_needed(self, node: str, generation: str, keep: bool) -> bool:
         """Whether some instance's only bytes are in the segment, and owed or (`keep`) kept.

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from relaypacs.model import ObjectRecord, Route, Routed, RoutingKeys, State
 
+ANYWHERE = ""
+"""The home of what is in staging that all nodes share: any of them may claim it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -24,6 +27,10 @@ class Arrival:
     """The caller's policy for other bytes under the same UID: forward-both, hold-newer or hold-if-other-source."""
     resend: str
     """The caller's policy for an identical object whose delivery is over: requeue or suppress."""
+    staged_key: str | None = None
+    """The object is in staging under this key, and not in a segment of the spool: it is restored, not received."""
+    hold: bool = False
+    """Nobody knows what became of its deliveries: they wait for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,22 @@ class TakenIn:
     conflicts: int = 0
     """New instances whose UID was known with other bytes."""
     held: int = 0
+    """New deliveries that wait for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What one `restore` did."""
+
+    instances: int
+    """New rows."""
+    found_again: int
+    """Rows that had no staged copy and have this one now."""
+    surplus: int
+    """Objects that a row has another copy of; they are left as they are."""
+    queued: Mapping[str, int]
+    """New deliveries that may be claimed, by destination."""
+    held: int
     """New deliveries that wait for a person."""
 
 
