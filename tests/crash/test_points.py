@@ -1,53 +1,91 @@
-"""`kill -9` at every named point and at random instants: nothing acknowledged is lost, the ledger balances.
+"""`kill -9` at every named point and at random instants, PostgreSQL stopped at once, workers paused past their lease:
+nothing acknowledged is lost, the ledger balances.
 
-A smaller round of `scripts/crash`: each point once. `--long`: each twenty times, 500 random instants, the mutants.
+A smaller round of `scripts/crash`: each point once. `--long`: its `--long`, and the mutants.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.contract.test_jobs.postgres import Postgres, debian_binaries
+from tests.crash.harness.command import main
 from tests.crash.harness.mutants import MUTANTS, copy_with, found_out
-from tests.crash.harness.points import POINTS, Point
-from tests.crash.harness.runs import live
+from tests.crash.harness.plan import PAUSE_LEASE_SECONDS, SERVER_LEASE_SECONDS
+from tests.crash.harness.points import POINTS
+from tests.crash.harness.rig import Setting
+from tests.crash.harness.runs import Kind, Run, live
 from tests.crash.harness.verdict import Totals
 
 ROOMS = {
-    "reception": ("edge", "serving", "reader", "lane"),
-    "spool": ("append", "segment"),
-    "intake": ("intake", "jobs"),
-    "forwarding": ("forward", "stream"),
-    "sweep": ("sweep",),
+    "into the job table": ("edge", "serving", "reader", "lane", "append", "intake", "jobs"),
+    "out of it": ("forward", "stream", "stow", "sweep", "segment"),
 }
-RUNS_AT_RANDOM = 6
+RUNS_AT_RANDOM = 4
+WHOLE_NODES = 0.1
+"""Starting a node anew is most of the time all this takes."""
 
 
-def judged(runs: list[Point | None], keep: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL that keeps what it committed."""
+    binaries = debian_binaries()
+    if binaries is None:
+        pytest.skip("needs Debian's package postgresql")
+    with Postgres(binaries) as server:
+        yield server
+
+
+def judged(runs: list[Run], setting: Setting, tmp_path: Path) -> Totals:
     seed = random.randrange(1 << 30)
     totals = Totals()
-    live(tmp_path / "life", keep, runs, random.Random(seed), totals)
+    live(tmp_path / "life", setting, runs, random.Random(seed), totals, whole_nodes=WHOLE_NODES)
     print(f"seed {seed}: {totals.line()}")
     assert totals.faults == [], f"seed {seed}"
     assert totals.runs == len(runs)
+    return totals
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_kill_at_each_point(room: str, tmp_path: Path, long_run: bool) -> None:
-    points: list[Point | None] = [one for one in POINTS if one.name.split(".")[0] in ROOMS[room]]
+def test_a_kill_at_each_point(room: str, tmp_path: Path) -> None:
+    points: list[Run] = [one for one in POINTS if one.name.split(".")[0] in ROOMS[room] and not one.rows]
     assert points
-    for number in range(20 if long_run else 1):
-        keep = "7d" if number % 2 and room != "sweep" else "none"
-        judged(points, keep, tmp_path / str(number))
+    judged(points, Setting("none"), tmp_path)
 
 
-@pytest.mark.timeout(3600)
-def test_kills_at_random_instants(tmp_path: Path, long_run: bool) -> None:
-    for number in range(25 if long_run else 1):
-        judged([None] * (20 if long_run else RUNS_AT_RANDOM), "7d" if number % 2 else "none", tmp_path / str(number))
+@pytest.mark.timeout(600)
+def test_kills_at_random_instants(tmp_path: Path) -> None:
+    judged([Kind.RANDOM] * RUNS_AT_RANDOM, Setting(), tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_kills_while_rows_are_forgotten(tmp_path: Path) -> None:
+    judged([one for one in POINTS if one.rows], Setting("none", "none"), tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_the_database_server_is_stopped_at_once(tmp_path: Path, server: Postgres) -> None:
+    judged([Kind.SERVER] * 5, Setting(server=server, lease_seconds=SERVER_LEASE_SECONDS), tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_is_paused_past_its_lease(tmp_path: Path, server: Postgres) -> None:
+    setting = Setting("none", server=server, second=True, lease_seconds=PAUSE_LEASE_SECONDS)
+    totals = judged([Kind.PAUSE] * 3, setting, tmp_path)
+    print(totals.pauses_line())
+    assert totals.stale == 0
+    assert totals.refused > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_the_whole_suite() -> None:
+    assert main(["--long"]) == 0
 
 
 def test_every_point_is_in_a_room() -> None:
@@ -65,5 +103,5 @@ def test_mutants_follow_the_code(name: str, tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_broken_promise_is_found_out(name: str, tmp_path: Path) -> None:
-    assert found_out(name, tmp_path, random.randrange(1 << 30)) is not None
+def test_a_broken_promise_is_found_out(name: str, tmp_path: Path, server: Postgres) -> None:
+    assert found_out(name, tmp_path, random.randrange(1 << 30), server) is not None

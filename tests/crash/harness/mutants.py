@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import relaypacs
+from tests.contract.test_jobs.postgres import Postgres, debian_binaries
+from tests.crash.harness.plan import PAUSE_LEASE_SECONDS
 from tests.crash.harness.points import BY_NAME
-from tests.crash.harness.runs import live
+from tests.crash.harness.rig import Setting
+from tests.crash.harness.runs import Kind, Run, live
 from tests.crash.harness.verdict import Totals
 
 ATTEMPTS = 8
@@ -31,9 +34,10 @@ class Edit(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """`point` is where the kill shows what is broken; `shown_by` the counters of which one must then not be 0."""
+    """`run` is the point (or kind of run) that shows what is broken; `shown_by` the counters of which one must then
+    not be 0."""
 
-    point: str
+    run: str
     shown_by: tuple[str, ...]
     edits: tuple[Edit, ...]
 
@@ -67,6 +71,20 @@ _CHECKPOINT_OF_ROWS = "            for one in checkpoints\n"
 _STORE = "                outcome = self._store(claim, read)\n"
 _REPORT = "            if outcome is not None:\n                report(claim, outcome, started, time.time())\n"
 _PENDING = "        pending = list(batch)\n"
+_POST = "                    answer = self._post(group)\n"
+_REPORTED = """\
+                    for claim, _ in group:
+                        report(claim, Delivered(), started, time.time())
+"""
+_LISTED = "self._settle([claim for claim, _ in group], answer, told)"
+_NEEDED = "                and not self._jobs.segment_needed(self._node, generation, self._keeps())\n"
+_KEYS = "        keys: list[tuple[int, str]] = []\n"
+_COPIED = '            reach("sweep.copied")\n'
+_STAGED_FIRST = """\
+        self._jobs.staged([(row.instance_id, key) for row, key in chosen], self._clock())
+        reach("sweep.copied")
+"""
+_FENCE = "if tokens.get(one.claim.delivery_id) != one.claim.token:"
 _BUFFERS = "buffers = message_buffers(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)"
 
 MUTANTS = {
@@ -116,6 +134,30 @@ MUTANTS = {
         ("lost", "faults"),
         (Edit("sweep.py", "self._intake.finished(generation)\n                and not self._jobs", "not self._jobs"),),
     ),
+    "freed while it is owed": Mutant("forward.claimed", ("lost", "faults"), (Edit("sweep.py", _NEEDED, ""),)),
+    "staged is said before it is copied": Mutant(
+        "sweep.copied",
+        ("lost", "faults"),
+        (Edit("sweep.py", _COPIED, ""), Edit("sweep.py", _KEYS, _KEYS + _STAGED_FIRST)),
+    ),
+    "settled before the STOW-RS response": Mutant(
+        "stow.sent",
+        ("lost",),
+        (
+            Edit("forward/stow.py", _POST, _REPORTED + _POST),
+            Edit("forward/stow.py", _LISTED, "None, []  # type: ignore[assignment, var-annotated]"),
+        ),
+    ),
+    "leases outlive the process": Mutant(
+        "forward.claimed",
+        ("faults",),
+        (Edit("jobs/nodes.py", "leases_ended=end_leases(connection, name)", "leases_ended=0"),),
+    ),
+    "the token is not looked at": Mutant(
+        "pause",
+        ("stale",),
+        (Edit("jobs/delivery.py", _FENCE, "if one.claim.delivery_id not in tokens:"),),
+    ),
     "every object sent twice": Mutant(
         "forward.settled", ("faults",), (Edit("forward/cstore.py", _STORE, _STORE + _STORE),)
     ),
@@ -142,15 +184,18 @@ def copy_with(edits: Sequence[Edit], folder: Path) -> Path:
     return folder
 
 
-def found_out(name: str, folder: Path, seed: int) -> Totals | None:
+def found_out(name: str, folder: Path, seed: int, server: Postgres | None) -> Totals | None:
     """Kill the mutant until the suite finds what is broken; what it found, or None if it found nothing."""
     mutant = MUTANTS[name]
     package = copy_with(mutant.edits, folder / "package")
-    point = BY_NAME[mutant.point]
+    run: Run = Kind(mutant.run) if mutant.run in set(Kind) else BY_NAME[mutant.run]
+    setting = Setting(getattr(run, "keep", "") or "7d")
+    if run is Kind.PAUSE:
+        setting = Setting("none", server=server, second=True, lease_seconds=PAUSE_LEASE_SECONDS)
     chance = random.Random(seed)
     totals = Totals()
     for number in range(ATTEMPTS):
-        live(folder / f"life-{number}", point.keep or "7d", [point] * 2, chance, totals, package=package)
+        live(folder / f"life-{number}", setting, [run] * 2, chance, totals, package=package)
         if any(getattr(totals, counter) for counter in mutant.shown_by):
             return totals
     return None
@@ -159,11 +204,14 @@ def found_out(name: str, folder: Path, seed: int) -> Totals | None:
 def main(names: Sequence[str]) -> int:
     """Try the named mutants, or all; 0 when every one was found out."""
     missed = []
-    for name in names or MUTANTS:
-        with tempfile.TemporaryDirectory(prefix="relaypacs-crash-") as folder:
-            totals = found_out(name, Path(folder), random.randrange(1 << 30))
-        print(f"{name}: {totals.line() if totals else 'NOT FOUND OUT'}", flush=True)
-        missed += [] if totals else [name]
+    binaries = debian_binaries()
+    assert binaries is not None, "needs Debian's package postgresql"
+    with Postgres(binaries) as server:
+        for name in names or MUTANTS:
+            with tempfile.TemporaryDirectory(prefix="relaypacs-crash-") as folder:
+                totals = found_out(name, Path(folder), random.randrange(1 << 30), server)
+            print(f"{name}: {totals.line() if totals else 'NOT FOUND OUT'}", flush=True)
+            missed += [] if totals else [name]
     return 1 if missed else 0
 
 

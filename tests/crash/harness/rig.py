@@ -1,4 +1,4 @@
-"""A node with two destinations, `dcmtk` (storescp +B) and `recorder`, that can be told where to die.
+"""A node with destinations, on SQLite or PostgreSQL, that can be told where to die or to stop.
 
 The node keeps small segments and stages at once, so that a few hundred small objects pass every room. Everything lives
 in `folder`.
@@ -6,64 +6,103 @@ in `folder`.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+from relaypacs.errors import JobsError
 from relaypacs.jobs.store import JobStore
+from tests.contract.test_jobs.postgres import Postgres
+from tests.crash.harness.destinations import Destinations
 from tests.crash.harness.points import Point
-from tests.crash.harness.recorder import Recorder
-from tests.peers.dcmtk import StoreScp
-from tests.peers.node import Node, dimse
+from tests.crash.harness.second import SecondWorker
+from tests.crash.harness.watch import Watch
+from tests.peers.node import Node
 from tests.peers.ports import wait_until
 
-ANSWER_SECONDS = 0.004
-_SETTINGS = {"retry": "1000x1s", "associations": 2, "idle_seconds": 0.1}
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the node of a rig is set up. `keep` is `[staging] keep`, `rows` `[jobs] keep`.
+
+    `server`: its job table is a database there; `second`: beside its relay process another one forwards (PostgreSQL).
+    """
+
+    keep: str = "7d"
+    rows: str = "365d"
+    server: Postgres | None = None
+    orthanc: bool = False
+    second: bool = False
+    lease_seconds: float = 120.0
+
+    def __str__(self) -> str:
+        words = ["PostgreSQL" if self.server else "SQLite", f"keep {self.keep}"]
+        words += ["rows forgotten"] * (self.rows == "none") + ["Orthanc"] * self.orthanc
+        return ", ".join(words + ["a second relay"] * self.second)
 
 
 class Rig:
-    """Context manager. `keep` is the node's `[staging] keep`; `package` a folder to load `relaypacs` from instead."""
+    """Context manager. `package` is a folder to load `relaypacs` from instead."""
 
-    def __init__(self, folder: Path, *, keep: str, package: Path | None = None) -> None:
-        self.keep = keep
+    def __init__(self, folder: Path, setting: Setting, *, package: Path | None = None) -> None:
+        self.setting = setting
+        self.server = setting.server
         self.kills = 0
         self._order = folder / "order"
         self._reached = folder / "order.reached"
         self._peers = ExitStack()
         folder.mkdir(parents=True, exist_ok=True)
-        self.scp = StoreScp(folder / "dcmtk")
-        self.recorder = Recorder(delay_seconds=ANSWER_SECONDS)
+        self.destinations = Destinations(folder, orthanc=setting.orthanc)
+        environment = {"RELAYPACS_FAILPOINT": f"@{self._order}"} | ({"PYTHONPATH": str(package)} if package else {})
+        self.url = f"sqlite:///{folder}/node/state/jobs.sqlite"
+        if setting.server is not None:
+            self.url = setting.server.create_database(f"life_{random.getrandbits(40):x}")
+        if setting.server is not None:
+            environment["DATABASE_URL"] = f"{self.url}?application_name=first"
         self.node = Node(
             folder / "node",
-            destinations=[
-                dimse("dcmtk", self.scp.port, self.scp.aet, **_SETTINGS),
-                dimse("recorder", self.recorder.port, self.recorder.aet, **_SETTINGS),
-            ],
+            destinations=self.destinations.tables(),
             sections={
                 "spool": {"min_free_bytes": 64 << 20, "segment_bytes": 1 << 20, "recycle_segments": 4},
-                "staging": {"keep": keep, "hot_seconds": 0.0},
+                "staging": {"keep": setting.keep, "hot_seconds": 0.0},
+                "jobs": {"keep": setting.rows, "lease_seconds": setting.lease_seconds},
                 "receive": {"grace_seconds": 3.0},
             },
-            environment={"RELAYPACS_FAILPOINT": f"@{self._order}"} | ({"PYTHONPATH": str(package)} if package else {}),
+            environment=environment,
         )
-        self.jobs = JobStore.open(f"sqlite:///{self.node.state_dir}/jobs.sqlite")
+        self.jobs = JobStore.open(self.url)
+        self.second: SecondWorker | None = None
+        self.watch: Watch | None = None
+        if setting.second:
+            environment["DATABASE_URL"] = f"{self.url}?application_name=second"
+            self.second = SecondWorker(self.node.config_path, folder / "second.log", environment)
 
     def __enter__(self) -> Rig:
         with self._peers as peers:
-            for peer in (self.scp, self.recorder, self.node):
-                peers.enter_context(peer)
+            peers.callback(self.jobs.close)
+            peers.enter_context(self.destinations)
+            peers.enter_context(self.node)
+            if self.second is not None:
+                self.watch = Watch(self.url)
+                peers.callback(self.watch.close)
+                peers.enter_context(self.second)
             self._peers = peers.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._peers.close()
-        self.jobs.close()
 
-    def arm(self, point: Point, passage: int) -> None:
-        """From now on the process dies that first passes the point for the `passage`-th time."""
+    def arm(self, point: Point, passage: int, *, stop: bool = False) -> None:
+        """From now on the process dies (or stops) that first passes the point for the `passage`-th time."""
         self._reached.unlink(missing_ok=True)
         draft = self._order.with_suffix(".draft")
-        draft.write_text(f"{point.name}:{passage}")
+        draft.write_text(f"{point.name}:{passage}{':stop' if stop else ''}")
         draft.rename(self._order)
 
     def disarm(self) -> None:
@@ -72,7 +111,7 @@ class Rig:
         self._reached.unlink(missing_ok=True)
 
     def reached(self) -> bool:
-        """Whether somebody has died since `arm`."""
+        """Whether somebody has died or stopped since `arm`."""
         return self._reached.exists()
 
     def kill_all(self) -> None:
@@ -97,20 +136,51 @@ class Rig:
         self.node.start(60)
         return "supervisor"
 
+    def stopped(self) -> int:
+        """The process that stopped at its point; returns once the kernel says so."""
+        found: list[int] = []
+
+        def seen() -> bool:
+            pids = self.node.pids() + ([self.second.pid] if self.second else [])
+            found[:] = [pid for pid in pids if psutil.Process(pid).status() == psutil.STATUS_STOPPED]
+            return bool(found)
+
+        wait_until(seen, "a stopped process", 10, every_seconds=0.005)
+        return found[0]
+
+    def go_on(self, pid: int) -> None:
+        """SIGCONT."""
+        os.kill(pid, signal.SIGCONT)
+
+    def crash_server(self, down_seconds: float) -> None:
+        """Stop PostgreSQL as `pg_ctl stop -m immediate` does, and start it again after a while."""
+        assert self.server is not None
+        self.kills += 1
+        self.server.crash()
+        time.sleep(down_seconds)
+        self.server.start()
+
     def leases_ended(self) -> int:
         """Deliveries that were in flight at a death of the relay process, as the node says of each of its lives."""
         words = [str(event["message"]).split() for event in self.node.events("leases-ended")]
         return sum(int(first) for first, *_ in words)
 
+    def leases_lost(self) -> int:
+        """Outcomes that came too late for their lease and had no effect."""
+        lost = self.node.events("leases-lost") + (self.second.events("leases-lost") if self.second else [])
+        return sum(int(event["deliveries"]) for event in lost)
+
     def wait_quiet(self, acknowledged: int, study: str | None, seconds: float) -> bool:
         """Wait until everything acknowledged of the study is in the job table and nothing is pending; whether it is."""
 
         def quiet() -> bool:
-            return (
-                self.jobs.ledger(study=study).received >= acknowledged
-                and (all_of_it := self.jobs.ledger()).pending == 0
-                and all_of_it.imbalance == 0
-            )
+            try:
+                if self.jobs.ledger(study=study).received < acknowledged:
+                    return False
+                whole = self.jobs.ledger()
+            except JobsError:
+                return False
+            return whole.pending == 0 and whole.imbalance == 0
 
         try:
             wait_until(quiet, "quiet", seconds, every_seconds=0.02)

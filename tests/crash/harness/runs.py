@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 
-from tests.crash.harness.points import Point
-from tests.crash.harness.rig import Rig
+from tests.crash.harness.points import BY_NAME, STOPS, Point
+from tests.crash.harness.rig import Rig, Setting
 from tests.crash.harness.traffic import Traffic
 from tests.crash.harness.verdict import Totals, Verdict
 
@@ -16,52 +18,97 @@ REACH_SECONDS = 25.0
 """How long traffic goes on without the point being reached."""
 QUIET_SECONDS = 30.0
 LEAST_IMAGES, MOST_IMAGES = 16, 1000
-STEADY_KILLS = 3
+WHOLE_NODES = 0.35
+"""How many of the kills at a point take the whole node with them."""
+STEADY_KILLS = 4
 """After so many deaths of single processes all are killed: the supervisor waits longer with each of them."""
+
+
+class Kind(StrEnum):
+    """A run that is not a kill at a named point."""
+
+    RANDOM = "random"
+    SERVER = "server"
+    """PostgreSQL is stopped at once and started again (`Setting.server`)."""
+    PAUSE = "pause"
+    """A forwarding process is paused past its leases, while another goes on (`Setting.second`)."""
+
+
+Run = Point | Kind
 
 
 class Life:
     """Runs on one rig, which is started with the first and judged with `end`."""
 
-    def __init__(self, rig: Rig, chance: random.Random, totals: Totals) -> None:
-        self.rig, self._chance, self._totals = rig, chance, totals
+    def __init__(self, rig: Rig, chance: random.Random, totals: Totals, whole_nodes: float = WHOLE_NODES) -> None:
+        self.rig, self._chance, self._totals, self._whole_nodes = rig, chance, totals, whole_nodes
         self._verdict = Verdict(rig, totals)
         self._deaths = 0
 
-    def named(self, point: Point) -> None:
-        """Kill one process at a named point, or with it the whole node."""
-        rig, chance = self.rig, self._chance
-        passage = 1 + chance.randrange(point.passages)
-        when = f"{point.name}:{passage}"
-        rig.arm(point, passage)
-        over: list[bool] = []
-        traffic = self._traffic(lambda: not over and not rig.reached())
-        traffic.start()
-        deadline = time.monotonic() + REACH_SECONDS
-        while not rig.reached() and time.monotonic() < deadline:
-            time.sleep(0.002)
-        if not rig.reached():
-            self._totals.fault(f"{when}: was not reached")
+    def run(self, run: Run) -> None:
+        """Do it."""
+        if isinstance(run, Point):
+            self._named(run)
+        elif run is Kind.RANDOM:
+            self._at_random()
+        elif run is Kind.SERVER:
+            self._server_stopped()
         else:
+            self._paused()
+
+    def _named(self, point: Point) -> None:
+        """Kill one process at a named point, or with it the whole node."""
+        passage = 1 + self._chance.randrange(point.passages)
+        when = f"{point.name}:{passage}"
+        self.rig.arm(point, passage)
+        over, traffic = self._start(self.rig.reached)
+        if self._reach(when):
             self._deaths += 1
-            if chance.random() < 0.35 or self._deaths > STEADY_KILLS:
+            if self._chance.random() < self._whole_nodes or self._deaths > STEADY_KILLS:
                 when += " and all"
                 self._kill_all()
         over.append(True)
-        rig.disarm()
+        self.rig.disarm()
         self._finish(when, traffic)
 
-    def at_random(self) -> None:
+    def _at_random(self) -> None:
         """Kill a random process, or all, at a random instant, up to three times."""
-        kills = self._chance.randint(1, 3)
-        instants = [self._chance.random() * 0.6 for _ in range(kills)]
+        instants = [self._chance.random() * 0.6 for _ in range(self._chance.randint(1, 3))]
         killed: list[str] = []
-        traffic = self._traffic(lambda: len(killed) < kills)
-        traffic.start()
+        over, traffic = self._start()
         for instant in instants:
             time.sleep(instant)
             killed.append(self.rig.kill_random(self._chance))
+        over.append(True)
         self._finish(f"random {' '.join(killed)}", traffic)
+
+    def _server_stopped(self) -> None:
+        """Stop the database server at a random instant: some commits are in doubt."""
+        over, traffic = self._start()
+        time.sleep(self._chance.random() * 0.5)
+        self.rig.crash_server(self._chance.random() * 0.3)
+        self._totals.server_stops += 1
+        over.append(True)
+        self._finish("PostgreSQL stopped", traffic)
+
+    def _paused(self) -> None:
+        """Stop a forwarding process at a point until another has taken over what it had claimed; let it go on."""
+        rig, chance = self.rig, self._chance
+        assert rig.watch is not None
+        point = BY_NAME[chance.choice(STOPS)]
+        passage = 1 + chance.randrange(point.passages)
+        when = f"{point.name}:{passage} paused"
+        rig.arm(point, passage, stop=True)
+        over, traffic = self._start()
+        if self._reach(when):
+            self._totals.pauses += 1
+            stopped = rig.stopped()
+            self._verdict.in_flight += rig.watch.active()
+            time.sleep(rig.setting.lease_seconds * (1 + 0.6 * chance.random()))
+            rig.go_on(stopped)
+        over.append(True)
+        rig.disarm()
+        self._finish(when, traffic)
 
     def end(self) -> None:
         """Stop cleanly, start again, and look at everything once more."""
@@ -76,21 +123,34 @@ class Life:
         self._verdict.check_end()
 
     def count(self) -> None:
-        """Add what the recorder got more than once to the totals."""
-        self._totals.repeats += self._verdict.repeats()
+        """Add what is known only at the end of a life to the totals."""
+        self._verdict.count()
 
     def _leftover(self) -> bool:
-        return self.rig.keep == "none" and bool(self.rig.staged_files())
+        return self.rig.setting.keep == "none" and bool(self.rig.staged_files())
 
-    def _traffic(self, more: Callable[[], bool]) -> Traffic:
-        return Traffic(
+    def _start(self, enough: Callable[[], bool] = lambda: False) -> tuple[list[bool], Traffic]:
+        """Traffic that goes on until it is enough or something is put into the list."""
+        over: list[bool] = []
+        traffic = Traffic(
             self.rig.node.port,
             self._chance,
             least=LEAST_IMAGES,
             most=MOST_IMAGES,
-            more=more,
+            more=lambda: not over and not enough(),
             seconds=2 * REACH_SECONDS,
         )
+        traffic.start()
+        return over, traffic
+
+    def _reach(self, when: str) -> bool:
+        deadline = time.monotonic() + REACH_SECONDS
+        while not self.rig.reached() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        if not self.rig.reached():
+            self._totals.fault(f"{when}: was not reached")
+            return False
+        return True
 
     def _kill_all(self) -> None:
         self._deaths = 0
@@ -103,6 +163,7 @@ class Life:
         totals.acknowledged += len(traffic.acknowledged)
         verdict.made |= traffic.made
         verdict.acknowledged |= traffic.acknowledged
+        verdict.sent_again += sum(traffic.sent.values()) - len(traffic.made)
         if left := len(traffic.made) - len(traffic.acknowledged):
             totals.fault(f"{when}: {left} images were never acknowledged; statuses {dict(traffic.statuses)}")
         self._quiet(when, len(traffic.acknowledged), traffic.study)
@@ -116,25 +177,24 @@ class Life:
 
 def live(
     folder: Path,
-    keep: str,
-    runs: Sequence[Point | None],
+    setting: Setting,
+    runs: Sequence[Run],
     chance: random.Random,
     totals: Totals,
     *,
     package: Path | None = None,
-) -> Sequence[Point | None]:
-    """One life with these runs; None is a kill at random. After a fault it ends; returns the runs that are left."""
-    with Rig(folder, keep=keep, package=package) as rig:
-        life = Life(rig, chance, totals)
-        for number, point in enumerate(runs, 1):
+    whole_nodes: float = WHOLE_NODES,
+) -> Sequence[Run]:
+    """One life with these runs. After a fault it ends; returns the runs that are left."""
+    print(f"{folder.name}: {setting}", file=sys.stderr, flush=True)
+    with Rig(folder, setting, package=package) as rig:
+        life = Life(rig, chance, totals, whole_nodes)
+        for number, run in enumerate(runs, 1):
             begun, faults = time.monotonic(), len(totals.faults)
-            if point is None:
-                life.at_random()
-            else:
-                life.named(point)
+            life.run(run)
             word = "ok" if len(totals.faults) == faults else "FAULTS"
-            name, seconds = point.name if point else "random", time.monotonic() - begun
-            print(f"{totals.runs:4} {name:22} {seconds:5.1f} s  {word}", flush=True)
+            name, seconds = run.name if isinstance(run, Point) else run.value, time.monotonic() - begun
+            print(f"{totals.runs:4} {name:22} {seconds:5.1f} s  {word}", file=sys.stderr, flush=True)
             if len(totals.faults) > faults:
                 life.count()
                 return runs[number:]

@@ -5,15 +5,14 @@ Asks the destinations what they have and the job table what it says, and believe
 
 from __future__ import annotations
 
-import hashlib
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from sqlalchemy import create_engine, select
 
 from relaypacs.jobs.schema import delivery, instance
+from tests.crash.harness.destinations import COUNTING, Arrived, digest_of
 from tests.crash.harness.objects import Image
 from tests.crash.harness.rig import Rig
 
@@ -32,6 +31,14 @@ class Totals:
     imbalance: int = 0
     left_over: int = 0
     """Staged files that no row names any more."""
+    server_stops: int = 0
+    pauses: int = 0
+    taken_over: int = 0
+    """Claims of what a paused process had claimed."""
+    refused: int = 0
+    """Settlements under a token that was not the delivery's any more, and that had no effect."""
+    stale: int = 0
+    """Those that had one."""
     faults: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -41,10 +48,17 @@ class Totals:
             f"repeats={self.repeats} imbalance={self.imbalance}"
         )
 
+    def pauses_line(self) -> str:
+        """What became of paused workers."""
+        return (
+            f"paused: {self.pauses} times, {self.taken_over} deliveries taken over, {self.refused} stale settlements "
+            f"refused, {self.stale} took effect"
+        )
+
     def fault(self, sentence: str) -> None:
         """Something is not as promised."""
         self.faults.append(sentence)
-        print(f"FAULT: {sentence}", flush=True)
+        print(f"FAULT: {sentence}", file=sys.stderr, flush=True)
 
 
 class Verdict:
@@ -54,13 +68,18 @@ class Verdict:
         self._rig, self._totals = rig, totals
         self.made: dict[str, Image] = {}
         self.acknowledged: set[str] = set()
-        self._hashed: dict[Path, tuple[int, str]] = {}
-        self._engine = create_engine(f"sqlite:///file:{rig.node.state_dir}/jobs.sqlite?mode=ro&uri=true")
+        self.in_flight = 0
+        """What a paused process held: it may send that again."""
+        self.sent_again = 0
+        """Sendings of the senders beyond each image's first."""
+        self._forgets = rig.setting.rows == "none"
+        url = rig.url if rig.server else f"sqlite:///file:{rig.url.removeprefix('sqlite:///')}?mode=ro&uri=true"
+        self._engine = create_engine(url, pool_pre_ping=True)
 
     def check(self, when: str, acknowledged: set[str]) -> None:
         """Compare what was made and acknowledged with what arrived and what the job table says."""
         states, tokens, rows = self._deliveries()
-        arrived = {"dcmtk": self._dcmtk(), "recorder": self._rig.recorder.arrived()}
+        arrived = self._rig.destinations.arrived()
         for destination, found in arrived.items():
             self._wrong(f"{when}: {destination}", found)
             for uid in acknowledged - found.keys():
@@ -72,36 +91,59 @@ class Verdict:
             for uid, said in states[destination].items():
                 if "delivered" in said and uid not in found:
                     self._totals.fault(f"{when}: {destination} never got what the job table calls delivered")
-        for uid, digests in arrived["recorder"].items():
-            if len(digests) > tokens["recorder"][uid]:
-                self._totals.fault(f"{when}: an image arrived {len(digests)} times, claimed {tokens['recorder'][uid]}")
-        imbalance = self._rig.jobs.ledger().imbalance
-        if imbalance:
-            self._totals.imbalance += imbalance
-            self._totals.fault(f"{when}: the ledger is out by {imbalance}: {self._rig.jobs.ledger()}")
-        allowed = self._rig.leases_ended() + rows["recorder"] - len(states["recorder"])
+        for destination in COUNTING:
+            for uid, digests in arrived[destination].items():
+                # Rows that are forgotten don't say how often they were claimed.
+                if len(digests) > tokens[destination][uid] and not self._forgets:
+                    self._totals.fault(
+                        f"{when}: {len(digests)} arrivals at {destination} of {tokens[destination][uid]} claims"
+                    )
+        ledger = self._rig.jobs.ledger()
+        if ledger.imbalance:
+            self._totals.imbalance += ledger.imbalance
+            self._totals.fault(f"{when}: the ledger is out by {ledger.imbalance}: {ledger}")
+        allowed = self._allowed(sum(rows[name] - len(states[name]) for name in COUNTING))
         if self.repeats() > allowed:
             self._totals.fault(f"{when}: {self.repeats()} repeats, {allowed} were in flight")
+        if self._rig.watch is not None and (stale := self._rig.watch.stale()):
+            self._totals.fault(f"{when}: {stale} settlements under another's token took effect")
 
     def check_end(self) -> None:
         """At the end of the rig's life, the node started anew: everything once more, staging, and no space held."""
         self.check("end", self.acknowledged)
         known = {image.digest for image in self.made.values()}
-        for path in self._rig.staged_files():
-            if _digest(path) not in known:
+        staged = self._rig.staged_files()
+        for path in staged:
+            if digest_of(path.read_bytes()) not in known:
                 self._totals.partial += 1
                 self._totals.fault("end: a staged file is not what was sent")
-        if self._rig.keep == "none" and (left := len(self._rig.staged_files())):
-            self._totals.left_over += left
-            self._totals.fault(f"end: {left} staged files are left over though nothing was owed or kept")
+        if self._rig.setting.keep == "none" and staged:
+            self._totals.left_over += len(staged)
+            self._totals.fault(f"end: {len(staged)} staged files are left over though nothing was owed or kept")
         if left := self._rig.segments():
             self._totals.fault(f"end: {left} segments are held though nothing in them is needed")
 
     def repeats(self) -> int:
-        """Arrivals at the recorder beyond each image's first."""
-        return sum(len(digests) - 1 for digests in self._rig.recorder.arrived().values())
+        """Arrivals at the destinations that count, beyond each image's first."""
+        return self._rig.destinations.repeats()
 
-    def _wrong(self, where: str, found: Mapping[str, list[str]]) -> None:
+    def count(self) -> None:
+        """Add what is known only at the end of a life to the totals."""
+        self._totals.repeats += self.repeats()
+        if self._rig.watch is not None:
+            self._totals.stale += self._rig.watch.stale()
+            self._totals.taken_over += self._rig.watch.taken_over()
+            self._totals.refused += self._rig.leases_lost()
+        self._engine.dispose()
+
+    def _allowed(self, queued_anew: int) -> int:
+        """How many repeats there may be: what was in flight at a death, and what was sent again and queued anew."""
+        allowed = self._rig.leases_ended() + queued_anew + self.in_flight
+        if self._rig.server is not None:
+            allowed += self._rig.leases_lost()
+        return allowed + (self.sent_again * len(COUNTING) if self._forgets else 0)
+
+    def _wrong(self, where: str, found: Arrived) -> None:
         for uid, digests in found.items():
             image = self.made.get(uid)
             wrong = sum(image is None or digest != image.digest for digest in digests)
@@ -109,19 +151,10 @@ class Verdict:
                 self._totals.partial += wrong
                 self._totals.fault(f"{where}: an image is not byte for byte what was sent")
 
-    def _dcmtk(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for path in self._rig.scp.files():
-            stamp = path.stat().st_mtime_ns
-            if self._hashed.get(path, (0, ""))[0] != stamp:
-                self._hashed[path] = (stamp, _digest(path))
-            found[path.name.partition(".")[2]] = [self._hashed[path][1]]
-        return found
-
     def _deliveries(self) -> tuple[dict[str, dict[str, set[str]]], dict[str, Counter[str]], Counter[str]]:
         """Of each destination: states and sum of claims by image, and the number of deliveries."""
-        states: dict[str, dict[str, set[str]]] = {"dcmtk": defaultdict(set), "recorder": defaultdict(set)}
-        tokens: dict[str, Counter[str]] = {"dcmtk": Counter(), "recorder": Counter()}
+        states: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        tokens: dict[str, Counter[str]] = defaultdict(Counter)
         rows: Counter[str] = Counter()
         with self._engine.begin() as connection:
             for uid, destination, state, token in connection.execute(
@@ -133,9 +166,3 @@ class Verdict:
                 tokens[destination][uid] += token
                 rows[destination] += 1
         return states, tokens, rows
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a Part 10 file's dataset, behind its File Meta (PS3.10 7.1: the group length comes first)."""
-    data = path.read_bytes()
-    return hashlib.sha256(data[144 + int.from_bytes(data[140:144], "little") :]).hexdigest()
