@@ -22,7 +22,7 @@ from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
 from relaypacs.forward.stow import StowSender
 from relaypacs.forward.worker import Jobs, Worker
-from relaypacs.wake.local import LocalWake
+from relaypacs.wake.protocol import Wake, Windows
 
 _SETTLE_SHARE = 0.3
 """The share of the time for stopping that is kept for settling."""
@@ -50,7 +50,8 @@ class Forwarder:
         *,
         jobs: Jobs,
         source: ByteSource,
-        wake: LocalWake,
+        wake: Wake,
+        windows: Windows,
         node: str,
         lease_seconds: float,
         calling_ae: str = "RELAYPACS",
@@ -71,6 +72,7 @@ class Forwarder:
                 jobs=jobs,
                 source=source,
                 wake=wake,
+                windows=windows,
                 node=node,
                 lease_seconds=lease_seconds,
                 stopping=self._stopping,

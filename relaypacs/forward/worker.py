@@ -21,12 +21,14 @@ from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
 from relaypacs.model import Claim
 from relaypacs.policy.retry import parse_schedule
-from relaypacs.wake.local import LocalWake
+from relaypacs.wake.protocol import Place, Wake, Windows
 
 _LOOK_ANYWAY_SECONDS = 60.0
 _LEAST_WAIT_SECONDS = 1.0
 """For work that is due and yet was not given out: another worker is at it, or it lies on another node."""
 _JOBS_PAUSE_SECONDS = 1.0
+_NO_PLACE_SECONDS = 0.2
+"""How long a worker rests that has found the destination's window over all nodes full."""
 
 
 class Jobs(Leases, Protocol):
@@ -51,7 +53,8 @@ class Worker:
         settler: Settler,
         jobs: Jobs,
         source: ByteSource,
-        wake: LocalWake,
+        wake: Wake,
+        windows: Windows,
         node: str,
         lease_seconds: float,
         stopping: threading.Event,
@@ -66,11 +69,14 @@ class Worker:
         self._jobs = jobs
         self._source = source
         self._wake = wake
+        self._windows = windows
         self._node = node
         self._lease_seconds = lease_seconds
         self._stopping = stopping
         self._moved: set[int] = set()
         self._resting = True
+        self._place: Place | None = None
+        self._due = False
 
     def run(self) -> None:
         """Work until the site is stopped; then release what is held at the destination."""
@@ -78,15 +84,38 @@ class Worker:
             claims: list[Claim] = []
             trouble, answered = None, False
             try:
-                claims = self._claim(1 if probe else self._limit)
+                if self._enter():
+                    claims = self._claim(1 if probe else self._limit)
                 if claims:
                     trouble, answered = self._deliver(claims, probe=probe)
             except Exception as bug:
                 trouble = self._survive(bug)
             self._site.end_turn(probe=probe, trouble=trouble, answered=answered)
+            if self._place is not None and (self._place.overdue or (trouble is not None and self._place.counted)):
+                self._rest()
             if not claims and not self._stopping.is_set():
                 self._idle()
         self._sender.close()
+        self._leave()
+
+    def _enter(self) -> bool:
+        """Whether this worker has a place in the destination's window; it keeps it while an association is open."""
+        if self._place is None:
+            self._place = self._windows.acquire(self.name, waits=self._due)
+            if self._place is None:
+                self._stopping.wait(_NO_PLACE_SECONDS)
+        return self._place is not None
+
+    def _leave(self) -> None:
+        if self._place is not None:
+            self._windows.release(self._place)
+            self._place = None
+
+    def _rest(self) -> None:
+        """Release what is held at the destination."""
+        self._sender.rest()
+        self._resting = True
+        self._leave()
 
     def _claim(self, limit: int) -> list[Claim]:
         told = False
@@ -143,11 +172,13 @@ class Worker:
             wait = _LOOK_ANYWAY_SECONDS
         else:
             wait = min(due - now, _LOOK_ANYWAY_SECONDS) if due > now else _LEAST_WAIT_SECONDS
+        self._due = due is not None and due <= now
+        if self._resting:
+            self._leave()
         if self._resting or wait <= self._idle_seconds:
             self._wake.wait(self.name, wait)
         elif not self._wake.wait(self.name, self._idle_seconds):
-            self._sender.rest()
-            self._resting = True
+            self._rest()
 
 
 def _place(bug: BaseException) -> str:

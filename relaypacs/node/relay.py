@@ -15,6 +15,7 @@ from relaypacs.intake import ArrivalReader, CallerPolicy, Intake
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
 from relaypacs.node.identity import identity
+from relaypacs.node.sharing import keeper_of, wake_of, windows_of
 from relaypacs.node.supervisor import Stop
 from relaypacs.policy.admission import find_caller
 from relaypacs.policy.routing import Router
@@ -22,7 +23,6 @@ from relaypacs.spool.reader import SpoolReader
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.sweep import Sweep
 from relaypacs.wake.hints import HintReceiver, poke
-from relaypacs.wake.local import LocalWake
 
 _RETRY_SECONDS = 2.0
 _FORWARD_STOP_SECONDS = 10.0
@@ -37,7 +37,8 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     reader = SpoolReader(config.spool_dir, recycle=config.spool.recycle, recycle_segments=config.spool.recycle_segments)
     staging = FilesystemStaging(config.staging_dir, only_one_that_puts=True)
     hints = HintReceiver(config.hint_socket)
-    wake = LocalWake()
+    keeper = keeper_of(config, "relay")
+    wake = wake_of(keeper)
     policies = config.caller
 
     def policy_of(calling_ae: str) -> CallerPolicy:
@@ -83,6 +84,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         jobs=jobs,
         source=ByteSource(reader, staging),
         wake=wake,
+        windows=windows_of(config, keeper),
         node=config.node.name,
         lease_seconds=config.jobs.lease_seconds,
         calling_ae=config.receive.ae_titles[0],
@@ -110,6 +112,9 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         thread.join()
     hints.close()
     jobs.close()
+    wake.close()
+    if keeper is not None:
+        keeper.close()
     return 0
 
 

@@ -27,6 +27,10 @@ class Place(Protocol):
     """A place in a destination's window: one association or request at a time."""
 
     @property
+    def counted(self) -> bool:
+        """Whether another could have it."""
+
+    @property
     def overdue(self) -> bool:
         """Whether it has been held for a turn while others wait: release it when what is in flight is done."""
 

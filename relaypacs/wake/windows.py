@@ -26,6 +26,7 @@ _WAIT_MS = 3000
 class Unbounded:
     """A place where nothing is counted."""
 
+    counted: bool = False
     overdue: bool = False
 
 
@@ -47,6 +48,7 @@ class _Shared:
         self.member, self.destination = member, destination
         self._keeper, self._slots = keeper, slots
         self._until = time.monotonic() + turn_seconds
+        self.counted = True
 
     @property
     def overdue(self) -> bool:

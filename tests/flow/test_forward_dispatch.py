@@ -18,6 +18,7 @@ from relaypacs.config.model import Destination
 from relaypacs.forward.dispatch import Forwarder
 from relaypacs.forward.source import ByteSource
 from relaypacs.model import Claim, State
+from relaypacs.wake.windows import LocalWindows
 from tests.peers.dcmtk import StoreScp
 from tests.peers.orthanc import Orthanc
 from tests.peers.ports import free_port
@@ -335,6 +336,7 @@ def test_a_bug_in_the_job_table_does_not_end_the_worker(
         jobs=Failing(),  # type: ignore[arg-type]
         source=ByteSource(house.reader, house.staging),
         wake=house.wake,
+        windows=LocalWindows(),
         node=NODE,
         lease_seconds=60,
         calling_ae="RELAYPACS",

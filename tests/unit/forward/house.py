@@ -18,6 +18,7 @@ from relaypacs.spool.writer import SpoolWriter
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.keys import staged_key
 from relaypacs.wake.local import LocalWake
+from relaypacs.wake.windows import LocalWindows
 from tests.unit.forward.deliveries import CT, EXPLICIT, STUDY, dataset
 
 NODE = "house"
@@ -128,6 +129,7 @@ class House:
             jobs=self.jobs,
             source=ByteSource(self.reader, self.staging),
             wake=self.wake,
+            windows=LocalWindows(),
             node=NODE,
             lease_seconds=lease_seconds,
             calling_ae="RELAYPACS",
