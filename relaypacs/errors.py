@@ -71,5 +71,9 @@ class JobsError(RelayPacsError):
     """The job table is unavailable or refused a change."""
 
 
+class RowsLost(JobsError):
+    """The job table lacks what was committed to it: a server took over that did not have it all."""
+
+
 class SchemaTooNew(JobsError):
     """The job table was migrated by a newer RelayPACS than this one."""

@@ -35,6 +35,8 @@ class FileHead(NamedTuple):
     sop_instance_uid: str
     transfer_syntax_uid: str
     dataset_offset: int
+    source_ae: str = ""
+    """(0002,0016), the AE title that sent it; empty if the file does not say."""
 
 
 def file_head(sop_class: str, sop_instance: str, transfer_syntax: str, *, source_ae: str) -> bytes:
@@ -79,6 +81,7 @@ def read_file_head(prefix: bytes, *, file_length: int) -> FileHead:
     if len(prefix) < META_OFFSET or prefix[PREAMBLE_BYTES:META_OFFSET] != MAGIC:
         raise ValueError("not a DICOM Part 10 file: no DICM at byte 128")
     values: dict[int, str] = {}
+    source_ae = ""
     at = META_OFFSET
     while at + 8 <= len(prefix):
         group, number, vr, length = _SHORT_HEADER.unpack_from(prefix, at)
@@ -96,6 +99,8 @@ def read_file_head(prefix: bytes, *, file_length: int) -> FileHead:
             raise ValueError("the File Meta Information is cut short, or longer than what was read of the file")
         if vr == b"UI":
             values[number] = prefix[value_at : value_at + length].decode("ascii", "replace").strip("\0 ")
+        elif vr == b"AE" and number == 0x0016:
+            source_ae = prefix[value_at : value_at + length].decode("ascii", "replace").strip("\0 ")
         at = value_at + length
     else:
         if at > file_length or (at < file_length and len(prefix) < file_length):
@@ -103,7 +108,7 @@ def read_file_head(prefix: bytes, *, file_length: int) -> FileHead:
     missing = [name for number, name in _NEEDED.items() if not values.get(number)]
     if missing:
         raise ValueError(f"the File Meta Information has no {', '.join(missing)}")
-    return FileHead(values[0x0002], values[0x0003], values[0x0010], at)
+    return FileHead(values[0x0002], values[0x0003], values[0x0010], at, source_ae)
 
 
 _NEEDED = {

@@ -78,7 +78,7 @@ class Batch:
             counts[arrival.route.verdict] += 1
             self.done[arrival.route.verdict] += 1
             return
-        held = _is_held(version, same_uid, arrival.conflict)
+        held = arrival.hold or _is_held(version, same_uid, arrival.conflict)
         for destination in dict.fromkeys(arrival.route.destinations):
             state = version.states.get(destination)
             if state in LIVE_STATES or (state is not None and arrival.resend == "suppress"):
@@ -108,6 +108,7 @@ class Batch:
             "conflict": False,
             "problem": storable(keys.problem or ("" if keys.complete else "the head can't be read")),
             "staged_key": None,
+            "staged_at": None,
             **self._location(arrival),
         }
         return Version(
@@ -134,9 +135,11 @@ class Batch:
 
     def _location(self, arrival: Arrival) -> dict[str, object]:
         record = arrival.record
+        staged = {} if arrival.staged_key is None else {"staged_key": arrival.staged_key, "staged_at": self.now}
         return {
+            **staged,
             "node": self.node,
-            "generation": record.at.generation,
+            "generation": record.at.generation if arrival.staged_key is None else None,
             "file_offset": record.file_offset,
             "file_length": record.file_length,
             "dataset_offset": record.dataset_offset,

@@ -256,6 +256,31 @@ def server_time(connection: Connection) -> float | None:
     return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
 
 
+def timeline(connection: Connection) -> str:
+    """Which history the database is in: another after a standby took over or a backup was restored.
+
+    Empty where that can't be (SQLite) or may not be asked. The connection's transaction goes on either way.
+    """
+    if connection.dialect.name != "postgresql":
+        return ""
+    try:
+        with connection.begin_nested():
+            return str(connection.exec_driver_sql(_TIMELINE).scalar_one())
+    except DBAPIError:
+        return ""
+
+
+_TIMELINE = (
+    "SELECT (SELECT system_identifier FROM pg_control_system())"
+    " || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"
+)
+
+
+def may_lose_commits(connection: Connection) -> bool:
+    """Whether what was committed can be missing later, because another server has taken over."""
+    return connection.dialect.name == "postgresql"
+
+
 def lock_for_migration(connection: Connection) -> None:
     """Make other migrating processes wait until this transaction ends. On SQLite `BEGIN IMMEDIATE` has done that."""
     if connection.dialect.name == "postgresql":

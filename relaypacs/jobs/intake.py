@@ -8,16 +8,17 @@ or was never counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
+from relaypacs.errors import RowsLost
 from relaypacs.failpoint import reach
 from relaypacs.jobs import associations
 from relaypacs.jobs.batch import Batch, Version
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import supersede
-from relaypacs.jobs.dialect import insert_rows, upsert
+from relaypacs.jobs.dialect import insert_rows, may_lose_commits, upsert
 from relaypacs.jobs.schema import LIVE, association, checkpoint, delivery, instance, tally
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import Arrival, AssociationEnd, TakenIn
@@ -72,6 +73,16 @@ def take_in(
         replace=("end", "number", "chain"),
     )
     return TakenIn(queued=dict(batch.queued), **batch.done)
+
+
+def check_begun(connection: Connection, node: str, begun: Mapping[str, int]) -> None:
+    """RowsLost unless what the caller took in of each segment (bytes) before now is still in the table."""
+    begun = {generation: end for generation, end in begun.items() if end}
+    if not begun or not may_lose_commits(connection):
+        return
+    read_to = _read_to(connection, node, set(begun))
+    if any(read_to.get(generation, 0) < end for generation, end in begun.items()):
+        raise RowsLost("The job table lacks rows that were committed to it; the database has failed over.")
 
 
 def _read_to(connection: Connection, node: str, generations: set[str]) -> dict[str, int]:

@@ -7,14 +7,19 @@ disk, only the node that received an object delivers it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from sqlalchemy import Connection, delete, insert, select, update
 
 from relaypacs.errors import JobsError
+from relaypacs.jobs import dialect
 from relaypacs.jobs.delivery import end_leases, move
 from relaypacs.jobs.schema import HOT, LIVE, STAGED, checkpoint, delivery, instance, node
 from relaypacs.jobs.states import Change
 from relaypacs.jobs.values import Joined
 
+_Transaction = Callable[[], AbstractContextManager[Connection]]
 LOST = "its bytes were on node {name}, which was drained; send it from the modality again"
 
 
@@ -34,7 +39,49 @@ def join(connection: Connection, name: str, identity: str, now: float) -> Joined
     else:
         connection.execute(update(node).where(node.c.node == name).values(started_at=now))
     others = connection.scalars(select(node.c.node).where(node.c.node != name).order_by(node.c.node)).all()
-    return Joined(leases_ended=end_leases(connection, name), others=tuple(others))
+    seen = connection.scalar(select(node.c.timeline).where(node.c.node == name)) or ""
+    timeline = dialect.timeline(connection)
+    if not seen:
+        _saw(connection, name, timeline)
+    return Joined(
+        leases_ended=end_leases(connection, name),
+        others=tuple(others),
+        timeline=timeline,
+        failed_over=bool(seen and timeline and seen != timeline),
+    )
+
+
+def _saw(connection: Connection, name: str, timeline: str) -> None:
+    connection.execute(update(node).where(node.c.node == name).values(timeline=timeline))
+
+
+class Nodes:
+    """What a node asks about itself, and what people ask of it; each method is one transaction."""
+
+    def __init__(self, reading: _Transaction, writing: _Transaction) -> None:
+        self._reading, self._writing = reading, writing
+
+    def timeline(self) -> str:
+        """Which history the database is in now (`Joined.timeline`)."""
+        with self._reading() as connection:
+            return dialect.timeline(connection)
+
+    def recovered(self, name: str, timeline: str) -> None:
+        """The node has made sure that this history lacks nothing it has."""
+        with self._writing() as connection:
+            _saw(connection, name, timeline)
+
+    def drain(self, name: str, at: float | None) -> bool:
+        """Ask a living node to take nothing more in (None: to go on as ever); False if no such node has joined."""
+        with self._writing() as connection:
+            done = connection.execute(update(node).where(node.c.node == name).values(draining_at=at))
+            return done.rowcount > 0
+
+    def draining_since(self, name: str) -> float | None:
+        """Since when (seconds since the epoch) the node is asked to take nothing more in; None if it is not."""
+        with self._reading() as connection:
+            since: float | None = connection.scalar(select(node.c.draining_at).where(node.c.node == name))
+            return since
 
 
 def owes(connection: Connection, name: str) -> int | None:

@@ -9,7 +9,7 @@ decides when to try again. Times are arguments, in seconds since the epoch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
@@ -56,6 +56,7 @@ class JobStore:
         self._purge_after: dict[str, tuple[float, int]] = {}
         # Where the next `forget` goes on: (received_at, instance id).
         self._forget_after = (0.0, 0)
+        self.nodes = nodes.Nodes(self._reading, self._writing)
         self.associations = associations.Book(self._reading, self._writing)
 
     @staticmethod
@@ -91,13 +92,9 @@ class JobStore:
         with self._reading() as connection:
             connection.execute(text("SELECT 1"))
 
-    # Nodes
-
     def join(self, node: str, identity: str, now: float) -> Joined:
-        """The node's only relay process starts: every lease of its earlier life is ended.
-
-        `identity` is its state folder's. JobsError if the name belongs to another one.
-        """
+        """The node's only relay process starts: its earlier life's leases are ended. JobsError if `identity`, its state
+        folder's, is not that of the name."""
         with self._writing() as connection:
             return nodes.join(connection, node, identity, now)
 
@@ -107,14 +104,9 @@ class JobStore:
             return nodes.owes(connection, node)
 
     def drain(self, node: str, now: float, *, limit: int = 1000) -> int:
-        """Give up what a node still owes that is gone for good, `limit` instances at a time, until this returns 0.
-
-        Its live deliveries become dead letters; in the end its name is free.
-        """
+        """Give up what a node owes that is gone for good, `limit` instances at a time; at 0 its name is free."""
         with self._writing() as connection:
             return nodes.drain(connection, node, now, limit=limit)
-
-    # Intake
 
     def checkpoints(self, node: str) -> dict[str, Checkpoint]:
         """How far the node's segments have been taken in, by generation."""
@@ -128,20 +120,22 @@ class JobStore:
         ends: Sequence[AssociationEnd],
         checkpoints: Sequence[Checkpoint],
         now: float,
+        *,
+        begun: Mapping[str, int] | None = None,
     ) -> TakenIn:
         """Write everything `arrivals` (in order) and `ends` come to, and how far the segments have been read.
 
-        DESIGN section 2 says what becomes of identical and conflicting objects.
+        DESIGN section 2 says what becomes of identical and conflicting objects. `begun`: how far the caller has taken
+        in the segments before; RowsLost if the table does not have that any more.
         """
         with self._writing() as connection:
+            intake.check_begun(connection, node, begun or {})
             return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, identifiers=self._identifiers)
 
     def forget_segment(self, node: str, generation: str) -> None:
         """The segment's file is gone: so are its checkpoint and whatever still points at it."""
         with self._writing() as connection:
             instance_bytes.forget_segment(connection, node, generation)
-
-    # Forwarding
 
     def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
         """Lease up to `limit` deliveries: queued, deferred until now, or of an ended lease.
@@ -182,8 +176,6 @@ class JobStore:
             due = delivery.next_due(connection, destination, homes=homes, now=now + shift)
             return None if due is None else due - shift
 
-    # Staging
-
     def to_stage(self, node: str, *, received_before: float, keep: bool, limit: int) -> list[Unstaged]:
         """Instances whose only bytes are in the spool, and owed or (`keep`) kept; oldest first."""
         with self._reading() as connection:
@@ -204,16 +196,21 @@ class JobStore:
             with self._writing() as connection:
                 instance_bytes.staged(connection, keys, now, shared=self._leases.shared)
 
-    def segment_needed(self, node: str, generation: str, keep: bool) -> bool:
-        """Whether some instance's only bytes are in the segment, and owed or (`keep`) kept.
-
-        False is a promise: in the same transaction every instance ceased to count on the segment, so it may be freed
-        whatever is received or re-sent meanwhile. Ask when everything in the segment has been taken in.
-        """
+    def segment_wanted(self, node: str, generation: str, keep: bool) -> bool:
+        """Whether some instance's only bytes are in the segment, and owed or (`keep`) kept."""
         with self._reading() as connection:
-            if instance_bytes.segment_needed(connection, node, generation, keep):
-                return True
+            return instance_bytes.segment_needed(connection, node, generation, keep)
+
+    def segment_needed(self, node: str, generation: str, keep: bool, *, end: int = 0) -> bool:
+        """As `segment_wanted`, but False is a promise: in the same transaction every instance ceased to count on the
+        segment, so it may be freed whatever is received or re-sent meanwhile.
+
+        Ask when everything in the segment, to its `end` (bytes), has been taken in; RowsLost if the table lacks it.
+        """
+        if self.segment_wanted(node, generation, keep):
+            return True
         with self._writing() as connection:
+            intake.check_begun(connection, node, {generation: end})
             return not instance_bytes.detach_unneeded(connection, node, generation, keep)
 
     def purgeable(self, node: str, *, settled_before: float | None, limit: int) -> list[tuple[int, str]]:
@@ -258,8 +255,6 @@ class JobStore:
             return 0
         with self._writing() as connection:
             return retention.forget(connection, chosen)
-
-    # People and metrics
 
     def queue(self, now: float) -> list[QueueRow]:
         """What each destination is owed, by name; none for a destination that is owed nothing."""

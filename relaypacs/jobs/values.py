@@ -6,7 +6,7 @@ Frozen, without behaviour. Times are seconds since the epoch, UTC.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relaypacs.model import ObjectRecord, Route, Routed, RoutingKeys, State
 
@@ -174,6 +174,10 @@ class Joined:
     """Deliveries that were in flight when it last ended."""
     others: tuple[str, ...]
     """The names of the other nodes on this job table."""
+    timeline: str = field(default="", compare=False)
+    """Which history the database is in; empty where there is but one."""
+    failed_over: bool = False
+    """It is another than this node saw before: rows may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
