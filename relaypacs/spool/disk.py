@@ -7,6 +7,7 @@ here, reads stop only at the end of the file. The write simulator records throug
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -14,6 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _MODE = 0o600
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 """The errno values that mean: no space now, and no harm done."""
 
@@ -73,6 +78,14 @@ class Disk:
     def sync(self, fd: int) -> None:
         """Return when everything written to the file is on the disk."""
         os.fdatasync(fd)
+
+    def start_writing(self, fd: int, at: int, length: int) -> None:
+        """Let the kernel begin to write these bytes to the disk, so that a later `sync` has less to wait for.
+
+        Only a hint: it waits for nothing and its failure means nothing; what a write came to, `sync` tells.
+        """
+        if _sync_file_range is not None:
+            _sync_file_range(fd, at, length, _SYNC_FILE_RANGE_WRITE)
 
     def forget(self, fd: int, at: int, length: int) -> None:
         """Drop what the kernel keeps of the file in memory, so that the next read shows what the disk has."""

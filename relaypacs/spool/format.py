@@ -40,6 +40,7 @@ _FIXED = b"prev=%08x chain=%08x crc=%08x length=%020d head=%04d "
 _FIXED_AT = 29 + len(_COMMENT)
 _JSON_AT = _FIXED_AT + len(_FIXED % (0, 0, 0, 0, 0))
 _JSON_LIMIT = _BODY - _JSON_AT - 1
+_MEMBERS_LIMIT = _JSON_LIMIT - len('{"generation":"","number":,"since":,}') - 32 - 2 * 9
 _FIXED_PATTERN = re.compile(
     rb"29 size=(\d{20})\n2019 comment=relaypacs/1 "
     rb"prev=([0-9a-f]{8}) chain=([0-9a-f]{8}) crc=([0-9a-f]{8}) length=(\d{20}) head=(\d{4}) "
@@ -74,9 +75,9 @@ _PAX_HEADER = _ustar(b"PaxHeaders/record", _BODY, b"x")
 class Begun:
     """A record's header as far as it is known before its first dataset byte; `end_header` makes it whole."""
 
-    name: bytes
+    entry: str
     mtime: int
-    fields: bytes
+    members: str
     head: bytes
 
     @property
@@ -85,19 +86,15 @@ class Begun:
         return HEADER_BYTES + len(self.head)
 
 
-def begin_header(
-    *, generation: str, number: int, entry: str, extension: str, mtime: float, members: str, head: bytes
-) -> Begun:
-    """Prepare record `number` of `generation`: an entry named after `entry`, holding `head` and then the payload.
+def begin_header(*, entry: str, extension: str, mtime: float, members: str, head: bytes) -> Begun:
+    """Prepare a record: an entry named after `entry`, holding `head` and then the payload.
 
     `members` is what the record says, as the inside of a JSON object in ASCII; `mtime` is in seconds. SpoolError
     where they exceed the page.
     """
-    text = f'{{"generation":"{generation}","number":{number},{members}}}'.encode("ascii")
-    if len(text) > _JSON_LIMIT or len(head) > HEAD_LIMIT:
+    if len(members) > _MEMBERS_LIMIT or len(head) > HEAD_LIMIT:
         raise SpoolError("the object's identifiers are longer than any legal ones and don't fit into a spool record")
-    name = f"{generation[:ENTRY_PREFIX]}-{number:06d}-{_safe(entry)}.{extension}"
-    return Begun(name.encode("ascii"), int(mtime), text, head)
+    return Begun(f"{_safe(entry)}.{extension}", int(mtime), members, head)
 
 
 @lru_cache(1024)
@@ -105,21 +102,26 @@ def _safe(entry: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]", "_", entry[:48]) or "_"
 
 
-def end_header(begun: Begun, *, previous: int, payload_length: int, payload_crc32c: int) -> tuple[bytes, int]:
-    """The header's bytes (`begun.payload_offset` of them) and their chain CRC.
+def end_header(
+    begun: Begun, *, generation: str, number: int, since: int, previous: int, payload_length: int, payload_crc32c: int
+) -> tuple[bytes, int]:
+    """The header's bytes (`begun.payload_offset` of them) and their chain CRC, as record `number` of `generation`.
 
-    `previous` is the chain CRC of the record before (0 for the first).
+    `since` is the number of the first record made durable together with this one, `previous` the chain CRC of the
+    record before (0 for the first).
     """
     size = len(begun.head) + payload_length
+    fields = f'{{"generation":"{generation}","number":{number},"since":{since},{begun.members}}}'.encode("ascii")
+    name = f"{generation[:ENTRY_PREFIX]}-{number:06d}-{begun.entry}".encode("ascii")
     parts = (
         _PAX_HEADER,
         _SIZE_RECORD % size,
         _COMMENT,
         _FIXED % (previous, 0, payload_crc32c, payload_length, len(begun.head)),
-        begun.fields,
-        b" " * (_JSON_LIMIT - len(begun.fields)),
+        fields,
+        b" " * (_JSON_LIMIT - len(fields)),
         b"\n",
-        _ustar(begun.name, size, b"0", begun.mtime),
+        _ustar(name, size, b"0", begun.mtime),
         begun.head,
     )
     blank = b"".join(parts)
@@ -129,10 +131,14 @@ def end_header(begun: Begun, *, previous: int, payload_length: int, payload_crc3
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header that passed its own checksum. `fields` holds the members it was given, and no more."""
+    """A header that passed its own checksum. `fields` holds the members it was given, and no more.
+
+    `since`: the first record that was made durable together with this one, so all before it were durable by then.
+    """
 
     generation: str
     number: int
+    since: int
     previous: int
     chain: int
     payload_crc32c: int
@@ -165,12 +171,12 @@ def decode_header(page: bytes) -> Header | None:
         return None
     try:
         fields = json.loads(page[_BODY_AT + _JSON_AT : _ENTRY_AT])
-        generation, number = fields.pop("generation"), fields.pop("number")
+        generation, number, since = fields.pop("generation"), fields.pop("number"), fields.pop("since")
     except (ValueError, KeyError, AttributeError):
         return None
-    if not isinstance(generation, str) or not isinstance(number, int):
+    if not isinstance(generation, str) or not isinstance(number, int) or not isinstance(since, int):
         return None
-    return Header(generation, number, previous, chain, int(found[4], 16), length, head, fields)
+    return Header(generation, number, since, previous, chain, int(found[4], 16), length, head, fields)
 
 
 _FILLER = b" comment=relaypacs pad "

@@ -149,6 +149,9 @@ class SpoolReader:
         # Seen sealed before the scan starts, so a scan that finds an end has found the last one.
         sealed = self.is_sealed(checkpoint.generation)
         found = self._scan(file, checkpoint, max_records=max_records, look_behind=sealed)
+        if found.ending is Ending.TORN and found.resume is not None and not found.records:
+            # A record of the last group is no good: the others of the group may have been acknowledged.
+            return self._prove(file, found.resume, max_records)
         if found.records:
             start, end = checkpoint.end, found.checkpoint.end
             self._disk.sync(file.fd)

@@ -20,15 +20,13 @@ MAX_EVENT_BYTES = 1 << 20
 """Largest event, in bytes of JSON."""
 
 
-def begin_object(meta: ObjectMeta, *, generation: str, number: int) -> Begun:
+def begin_object(meta: ObjectMeta) -> Begun:
     """The header of a received object; its payload is the dataset. SpoolError where `meta` doesn't fit."""
     try:
         head = file_head(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, source_ae=meta.calling_ae)
     except ValueError as problem:
         raise SpoolError(str(problem)) from problem
     return begin_header(
-        generation=generation,
-        number=number,
         entry=meta.association_id,
         extension="dcm",
         mtime=meta.received_at,
@@ -39,11 +37,9 @@ def begin_object(meta: ObjectMeta, *, generation: str, number: int) -> Begun:
     )
 
 
-def begin_event(kind: str, time: float, *, generation: str, number: int) -> Begun:
+def begin_event(kind: str, time: float) -> Begun:
     """The header of an event; its payload is `event_payload`. `time` is in seconds since the epoch."""
     return begin_header(
-        generation=generation,
-        number=number,
         entry=kind,
         extension="json",
         mtime=time,

@@ -2,8 +2,8 @@
 
 Called by `reader` (through `pread`) and by the write simulator (over bytes in memory). A record counts only if its
 header's chain CRC, generation, number and predecessor are right, all its bytes are there, and, where asked, its
-payload's CRC and padding are. Behind the first that doesn't count: nothing valid of the same generation means the
-crash cut it (torn, ignored, never acknowledged); something valid means acknowledged bytes were damaged (corrupt).
+payload's CRC and padding are. Behind the first that doesn't count: a later group means that acknowledged bytes were
+damaged (corrupt); nothing of a later group means the crash cut it (torn: never acknowledged, or the last of all).
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Ending(Enum):
 class Scan:
     """Records in order, the checkpoint behind the last of them, and how it ended.
 
-    `problem` is a sentence for a torn or corrupt end; `resume` (corrupt only) where the valid rest starts, if any.
+    `problem` is a sentence for a torn or corrupt end; `resume` where the valid rest starts, if any: behind damage, or
+    behind a record of the last group, of which nobody can say whether it was acknowledged.
     """
 
     records: list[Record]
@@ -94,12 +95,14 @@ def scan(
             return Scan(records, reached, Ending.SEALED)
         if mark.records is None and stop is None and not look_behind:
             return Scan(records, reached, Ending.CLEAN)
-    resume = find_successor(read_at, reached, size=size)
+    resume, durable = find_successor(read_at, reached, size=size)
     where = f"segment {checkpoint.generation}, record {number} at byte {at}"
-    if resume is not None:
+    if durable:
         return Scan(records, reached, Ending.CORRUPT, f"{where}: {problem}, and valid records follow", resume)
     if stop is not None:
-        return Scan(records, reached, Ending.CORRUPT, f"{where}: {problem}, though it was durable")
+        return Scan(records, reached, Ending.CORRUPT, f"{where}: {problem}, though it was durable", resume)
+    if resume is not None and look_behind:
+        return Scan(records, reached, Ending.TORN, f"{where}: {problem}", resume)
     if (mark is not None and mark.generation == checkpoint.generation) or at >= size:
         return Scan(records, reached, Ending.CLEAN)
     return Scan(records, reached, Ending.TORN, f"{where}: {problem}")
@@ -141,13 +144,14 @@ def _crc(read_at: ReadAt, at: int, length: int) -> int:
     return crc
 
 
-def find_successor(read_at: ReadAt, reached: Checkpoint, *, size: int) -> Checkpoint | None:
-    """Where, behind the record that should be at `reached`, the first valid header or sealed end mark of the same
-    generation with a later number is; None if there is none before `size` bytes.
+def find_successor(read_at: ReadAt, reached: Checkpoint, *, size: int) -> tuple[Checkpoint | None, bool]:
+    """What follows the record that should be at `reached` but doesn't count: the first valid header or sealed end mark
+    of the same generation with a later number, before `size` bytes; and whether some such proves that it was durable.
 
-    A writer starts a record only after the one before was durable, so such a header proves that one was.
+    A group is written only after the one before was durable; its records say by `since` where it began.
     """
     token = reached.generation.encode("ascii")
+    first: Checkpoint | None = None
     for start in range(reached.end, size, _CHUNK):
         chunk = read_at(start, min(_CHUNK, size - start))
         found = chunk.find(token)
@@ -156,9 +160,11 @@ def find_successor(read_at: ReadAt, reached: Checkpoint, *, size: int) -> Checkp
             page = chunk[page_at : page_at + PAGE]
             header, at = decode_header(page), start + page_at
             if header is not None and header.generation == reached.generation and header.number > reached.number:
-                return Checkpoint(reached.generation, at, header.number, header.previous)
+                first = first or Checkpoint(reached.generation, at, header.number, header.previous)
+                if header.since > reached.number:
+                    return first, True
             mark = decode_end(page)
             if mark is not None and mark.generation == reached.generation and (mark.records or 0) > reached.number:
-                return Checkpoint(reached.generation, at, mark.records or 0, 0)
+                return first or Checkpoint(reached.generation, at, mark.records or 0, 0), True
             found = chunk.find(token, page_at + PAGE)
-    return None
+    return first, False

@@ -81,6 +81,10 @@ class Segment:
         """Write whole pages at `at` (bytes from the segment's start)."""
         self._disk.write(self._fd, buffers, at)
 
+    def start_writing(self, at: int, end: int) -> None:
+        """Begin to write bytes `at` to `end` to the disk, while more of the object arrives."""
+        self._disk.start_writing(self._fd, at, end - at)
+
     def sync(self, end: int) -> None:
         """Return when everything written is on the disk, up to byte `end` of a file that may have grown to there."""
         reach("segment.before-sync")

@@ -1,7 +1,8 @@
 """The writing end of the spool: objects stream in, and are durable when `commit` returns.
 
 One `SpoolWriter` per receive process, used by many threads. An object leases a segment from a last-in-first-out pool
-and gives it back, so idle associations hold none. Order, always: payload and end mark, header, `fdatasync`, answer.
+and gives it back, so idle associations hold none; small ones share one, and its sync (`group`). Never an answer before
+the `fdatasync`.
 A full disk is SpoolFull and changes nothing. A failed header or sync is SpoolError: the segment is retired with its
 committed end recorded, never synced again, and `refusal` says why until a fresh segment could be synced.
 """
@@ -18,10 +19,15 @@ from pathlib import Path
 from relaypacs.errors import SpoolError, SpoolFull
 from relaypacs.model import Committed, ObjectMeta
 from relaypacs.spool.append import Append
+from relaypacs.spool.commit import commit_together
 from relaypacs.spool.disk import FULL, Disk
+from relaypacs.spool.group import GroupCommit
 from relaypacs.spool.records import begin_event, begin_object, event_payload
 from relaypacs.spool.segment import Segment, free_files, open_segment, prepare
 
+HELD_BYTES = 96 << 10
+"""Dataset bytes held as copies until the commit. More is written from where it is, as it comes: copying 128 KiB and
+more costs a mapping each time."""
 IDLE_SEGMENTS = 64
 """Segments kept open and unused, at most; it bounds file descriptors."""
 IDLE_SECONDS = 10.0
@@ -48,13 +54,15 @@ class SpoolWriter:
         on_commit: Callable[[Committed], None],
         idle_seconds: float = IDLE_SECONDS,
         probe_seconds: float = PROBE_SECONDS,
+        held_bytes: int = HELD_BYTES,
         disk: Disk | None = None,
     ) -> None:
-        """`durable=False` leaves out every sync: for benchmarks. `on_commit` is called in the committing thread."""
+        """`durable=False` leaves out every sync: for benchmarks. `on_commit` is called in a committing
+        thread with the last record of a group."""
         self._folder, self._disk = folder, disk or Disk()
         self._segment_bytes, self._min_free_bytes = segment_bytes, min_free_bytes
         self._recycle, self._on_commit = recycle, on_commit
-        self.max_object_bytes, self.durable = max_object_bytes, durable
+        self.max_object_bytes, self.durable, self.held_bytes = max_object_bytes, durable, held_bytes
         self._idle_seconds, self._probe_seconds = idle_seconds, probe_seconds
         self._lock = threading.Lock()
         self._idle: deque[Segment] = deque()
@@ -63,6 +71,8 @@ class SpoolWriter:
         self._next_probe = 0.0
         self._roomy_until = 0.0
         self._closed = False
+        self.together = GroupCommit(lambda group: commit_together(self, group))
+        """Where records that are still whole in memory are committed."""
         try:
             prepare(self._disk, folder)
         except OSError as problem:
@@ -70,16 +80,12 @@ class SpoolWriter:
 
     def begin(self, meta: ObjectMeta) -> Append:
         """Start an object. SpoolFull below the free-space mark; SpoolError if the disk fails or `meta` doesn't fit."""
+        if self._closed:
+            raise SpoolError("the spool is closed")
         if refusal := self._trouble_now():
             raise SpoolError(refusal)
         self.check_space()
-        segment = self._lease()
-        try:
-            begun = begin_object(meta, generation=segment.generation, number=segment.number)
-        except SpoolError:
-            self.give_back(segment)
-            raise
-        return Append(self, segment, begun, self.max_object_bytes)
+        return Append(self, begin_object(meta), self.max_object_bytes)
 
     def append_event(self, kind: str, time: float, body: Mapping[str, object]) -> Committed:
         """Write an event (`time` in seconds since the epoch, `body` of JSON values), durable on return.
@@ -87,13 +93,9 @@ class SpoolWriter:
         Not refused below the free-space mark: the mark is there to leave room for it. SpoolError, SpoolFull.
         """
         payload = event_payload(kind, time, body)
-        segment = self._lease()
-        try:
-            begun = begin_event(kind, time, generation=segment.generation, number=segment.number)
-        except SpoolError:
-            self.give_back(segment)
-            raise
-        append = Append(self, segment, begun, len(payload))
+        if self._closed:
+            raise SpoolError("the spool is closed")
+        append = Append(self, begin_event(kind, time), len(payload))
         append.write((payload,))
         return append.commit()
 
@@ -113,14 +115,32 @@ class SpoolWriter:
         return None
 
     def close(self) -> None:
-        """Seal every idle segment; those leased are sealed when their object ends. Nothing can begin any more."""
+        """Seal every idle segment; what was begun can still end, and its segment is then
+        sealed. Nothing can begin any more."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, deque()
         for segment in idle:
             segment.seal()
 
-    # What follows is `Append`'s.
+    # What follows is for `append` and `commit`.
+
+    def lease(self) -> Segment:
+        """A segment to append to, with room that needs no metadata to be written."""
+        with self._lock:
+            segment = self._idle.pop() if self._idle else None
+        if segment is None:
+            try:
+                segment = self._open()
+            except OSError as problem:
+                raise self._not_opened(problem) from problem
+        if self.durable:
+            try:
+                segment.grow(self._segment_bytes)
+            except OSError as problem:
+                if problem.errno not in FULL:
+                    raise self.retire(segment, problem) from problem
+        return segment
 
     def give_back(self, segment: Segment) -> None:
         """A lease ends and the segment is sound: for the next object, or sealed at its size."""
@@ -152,13 +172,10 @@ class SpoolWriter:
         self._record_retired([segment])
         return SpoolError(said)
 
-    def committed(self, segment: Segment, end: int, chain: int) -> Committed:
-        """The record at the segment's end is durable and ends at byte `end`."""
-        at = Committed(segment.generation, segment.number, segment.offset, end)
-        segment.advance(end, chain)
+    def committed(self, segment: Segment, last: Committed) -> None:
+        """The segment's records are durable up to and with `last`."""
         self.give_back(segment)
-        self._on_commit(at)
-        return at
+        self._on_commit(last)
 
     def check_space(self) -> None:
         """SpoolFull below the free-space mark."""
@@ -176,25 +193,6 @@ class SpoolWriter:
             raise SpoolError(f"the spool's disk failed: {problem.strerror or problem}") from problem
         if free < self._min_free_bytes:
             raise SpoolFull(f"{free} bytes are free for the spool, below its mark of {self._min_free_bytes}")
-
-    def _lease(self) -> Segment:
-        """A segment to append to, with room that needs no metadata to be written."""
-        with self._lock:
-            if self._closed:
-                raise SpoolError("the spool is closed")
-            segment = self._idle.pop() if self._idle else None
-        if segment is None:
-            try:
-                segment = self._open()
-            except OSError as problem:
-                raise self._not_opened(problem) from problem
-        if self.durable:
-            try:
-                segment.grow(self._segment_bytes)
-            except OSError as problem:
-                if problem.errno not in FULL:
-                    raise self.retire(segment, problem) from problem
-        return segment
 
     def _not_opened(self, problem: OSError) -> SpoolError:
         if problem.errno in FULL:

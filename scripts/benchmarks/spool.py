@@ -1,9 +1,10 @@
 """The spool against the disk itself: durable commits per second beside a bare `pwrite` + `fdatasync` loop.
 
-    scripts/bench spool [--dir DIR] [--seconds S] [--sizes 33000,524288,30000000] [--writers 1,2,4,8] [--json]
+    scripts/bench spool [--dir DIR] [--seconds S] [--sizes 33000,524288] [--writers 1,2,4,8] [--processes 2] [--json]
 
 Both write recycled files (written through once before) of the same size, in rounds that alternate, so that a busy disk
-hurts both; each figure is the median round. Cold: the files' pages are dropped from memory before each round. The
+hurts both; each figure is the median round. Writers are threads of as many processes as a node has for reception.
+Cold: the files' pages are dropped from memory before each round. The
 bare loop writes what a record's payload needs, rounded up to 4 KiB, and knows nothing of headers, checksums or tar.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -27,7 +29,8 @@ from relaypacs.spool.reader import SpoolReader
 from relaypacs.spool.writer import SpoolWriter
 
 SEGMENT_BYTES = 64 << 20
-PDU_BYTES = 131_072
+READ_BYTES = 256 << 10
+"""What the lane hands over at once: a read buffer."""
 MR = "1.2.840.10008.5.1.4.1.1.4"
 EXPLICIT = "1.2.840.10008.1.2.1"
 ROUNDS = 5
@@ -56,25 +59,55 @@ def _drop(path: Path) -> None:
     os.close(fd)
 
 
-def _rate(work: Callable[[int, Callable[[], bool]], int], writers: int, seconds: float) -> float:
-    """Run `work(writer, go_on)` in each thread for `seconds`; the sum of what they return, per second."""
-    counts = [0] * writers
-    until = [0.0]
+Work = Callable[[int, Callable[[], bool]], int]
+"""`work(writer, go_on)`: write until `go_on()` is false (once at least); how many were made durable."""
 
-    def run(index: int) -> None:
-        counts[index] = work(index, lambda: time.perf_counter() < until[0])
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(writers)]
+def _threads(work: Work, writers: list[int], seconds: float) -> float:
+    """Run `work` for each writer in a thread of its own; what they did per second."""
+    counts = dict.fromkeys(writers, 0)
     began = time.perf_counter()
-    until[0] = began + seconds
+    until = began + seconds
+
+    def run(writer: int) -> None:
+        counts[writer] = work(writer, lambda: time.perf_counter() < until)
+
+    threads = [threading.Thread(target=run, args=(writer,)) for writer in writers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - began)
+    return sum(counts.values()) / (time.perf_counter() - began)
 
 
-def _bare(files: list[Path], payload: bytes, writers: int, seconds: float) -> float:
+def _rate(
+    prepare: Callable[[], tuple[Work, Callable[[], None]]], writers: int, processes: int, seconds: float
+) -> float:
+    """The rate of `writers` threads, spread over `processes` as a node spreads its associations.
+
+    `prepare` is called in each process before the clock starts; it returns the work and what closes it.
+    """
+    fork = multiprocessing.get_context("fork")
+    processes = min(processes, writers)
+    start = fork.Barrier(processes)
+    rates = fork.SimpleQueue()
+
+    def child(index: int) -> None:
+        work, close = prepare()
+        start.wait()
+        rates.put(_threads(work, list(range(index, writers, processes)), seconds))
+        close()
+
+    children = [fork.Process(target=child, args=(index,)) for index in range(processes)]
+    for one in children:
+        one.start()
+    total = sum(rates.get() for _ in children)
+    for one in children:
+        one.join()
+    return total
+
+
+def _bare(files: list[Path], payload: bytes, writers: int, processes: int, seconds: float) -> float:
     whole = payload.ljust(-(-len(payload) // 4096) * 4096, b"\0")
     per_file = max(1, SEGMENT_BYTES // len(whole))
 
@@ -88,45 +121,41 @@ def _bare(files: list[Path], payload: bytes, writers: int, seconds: float) -> fl
         os.close(fd)
         return done
 
-    return _rate(work, writers, seconds)
+    return _rate(lambda: (work, lambda: None), writers, processes, seconds)
 
 
-def _spool(folder: Path, payload: bytes, writers: int, seconds: float) -> float:
-    spool = SpoolWriter(
-        folder,
-        segment_bytes=SEGMENT_BYTES,
-        min_free_bytes=0,
-        max_object_bytes=1 << 40,
-        recycle=True,
-        durable=True,
-        on_commit=lambda committed: None,
-    )
-    view = memoryview(payload)
-    chunks = [[view[at : at + PDU_BYTES]] for at in range(0, len(payload), PDU_BYTES)]
+def _spool(folder: Path, payload: bytes, writers: int, processes: int, seconds: float) -> float:
+    received = memoryview(bytearray(payload))
+    chunks = [[received[at : at + READ_BYTES]] for at in range(0, len(payload), READ_BYTES)]
 
-    def work(index: int, go_on: Callable[[], bool]) -> int:
-        done = 0
-        while go_on() or done == 0:
-            meta = ObjectMeta(
-                f"bench-{index}",
-                "BENCH",
-                "RELAYPACS",
-                "192.0.2.1:104",
-                time.time(),
-                MR,
-                f"1.2.{index}.{done}",
-                EXPLICIT,
-            )
-            append = spool.begin(meta)
-            for chunk in chunks:
-                append.write(chunk)
-            append.commit()
-            done += 1
-        return done
+    def prepare() -> tuple[Work, Callable[[], None]]:
+        spool = SpoolWriter(
+            folder,
+            segment_bytes=SEGMENT_BYTES,
+            min_free_bytes=0,
+            max_object_bytes=1 << 40,
+            recycle=True,
+            durable=True,
+            on_commit=lambda committed: None,
+        )
 
-    rate = _rate(work, writers, seconds)
-    spool.close()
-    return rate
+        def work(index: int, go_on: Callable[[], bool]) -> int:
+            done = 0
+            while go_on() or done == 0:
+                uid = f"1.2.{index}.{done}"
+                meta = ObjectMeta(
+                    f"bench-{index}", "BENCH", "RELAYPACS", "192.0.2.1:104", time.time(), MR, uid, EXPLICIT
+                )
+                append = spool.begin(meta)
+                for chunk in chunks:
+                    append.write(chunk)
+                append.commit()
+                done += 1
+            return done
+
+        return work, spool.close
+
+    return _rate(prepare, writers, processes, seconds)
 
 
 def _free_all(folder: Path, *, cold: bool) -> None:
@@ -155,7 +184,7 @@ def _prepare(folder: Path, count: int, size: int) -> list[Path]:
     return bare
 
 
-def measure(folder: Path, sizes: list[int], writers: list[int], seconds: float) -> list[Row]:
+def measure(folder: Path, sizes: list[int], writers: list[int], processes: int, seconds: float) -> list[Row]:
     """The whole table; needs some gigabytes in `folder`."""
     rows = []
     for size in sizes:
@@ -169,8 +198,8 @@ def measure(folder: Path, sizes: list[int], writers: list[int], seconds: float) 
                     if cache == "cold":
                         for path in bare_files:
                             _drop(path)
-                    bare.append(_bare(bare_files, payload, count, seconds / ROUNDS))
-                    spool.append(_spool(folder / "spool", payload, count, seconds / ROUNDS))
+                    bare.append(_bare(bare_files, payload, count, processes, seconds / ROUNDS))
+                    spool.append(_spool(folder / "spool", payload, count, processes, seconds / ROUNDS))
                 rows.append(Row(size, count, cache, statistics.median(bare), statistics.median(spool)))
                 _say(rows[-1])
         shutil.rmtree(folder / "spool")
@@ -192,6 +221,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="time per figure")
     parser.add_argument("--sizes", default="33000,524288,30000000")
     parser.add_argument("--writers", default="1,2,4,8")
+    parser.add_argument("--processes", type=int, default=2, help="processes the writers are spread over, as in a node")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="bench-spool-", dir=given.dir or "/var/tmp"))
@@ -200,6 +230,7 @@ def main() -> None:
             folder,
             [int(size) for size in given.sizes.split(",")],
             [int(n) for n in given.writers.split(",")],
+            given.processes,
             given.seconds,
         )
     finally:

@@ -21,18 +21,18 @@ class Edit(NamedTuple):
 
 
 _DATA = """\
-        try:
-            segment.write(last, self._at)
-        except OSError as problem:
-            raise self._writer.failed(segment, problem) from problem
+    try:
+        segment.write(behind, at)
+    except OSError as problem:
+        raise writer.failed(segment, problem) from problem
 """
 _HEADER = """\
-        try:
-            segment.write((first,), segment.offset)
-            if self._writer.durable:
-                segment.sync(end + PAGE)
-        except OSError as problem:
-            raise self._writer.retire(segment, problem) from problem
+    try:
+        segment.write(page, segment.offset)
+        if writer.durable:
+            segment.sync(end + PAGE)
+    except OSError as problem:
+        raise writer.retire(segment, problem) from problem
 """
 _SYNC = "        self._disk.sync(self._fd)\n        if end > self.solid:\n"
 _SYNC_TWICE = """\
@@ -52,13 +52,32 @@ _MARKED = "        segment.write((segment.end_mark,), 0)\n"
 MUTANTS: dict[str, tuple[Edit, ...]] = {
     "no generation check": (Edit("recover.py", "if header.generation != here.generation:", "if False:"),),
     "no sync before publish": (Edit("reader.py", "            self._disk.sync(file.fd)\n", ""),),
-    "header before data": (Edit("append.py", _DATA + _HEADER, _HEADER + _DATA),),
+    "header before data": (Edit("commit.py", _DATA + _HEADER, _HEADER + _DATA),),
     "no directory sync": (Edit("segment.py", "            disk.sync_folder(folder / SEGMENTS)\n", ""),),
     "truncating at the first bad record": (
-        Edit("recover.py", "resume = find_successor(read_at, reached, size=size)", "resume = None"),
+        Edit(
+            "recover.py",
+            "resume, durable = find_successor(read_at, reached, size=size)",
+            "resume, durable = None, False",
+        ),
     ),
-    "no sync before the answer": (
-        Edit("append.py", "                segment.sync(end + PAGE)\n", "                pass\n"),
+    "no sync before the answer": (Edit("commit.py", "            segment.sync(end + PAGE)\n", "            pass\n"),),
+    "no sync before a group's answers": (
+        Edit("commit.py", "            segment.sync(at + PAGE)\n", "            pass\n"),
+    ),
+    "a group's records claim that those before were durable": (
+        Edit(
+            "commit.py",
+            "number=number, since=segment.number, previous=chain)",
+            "number=number, since=number, previous=chain)",
+        ),
+    ),
+    "the last group is cut at its first bad record": (
+        Edit("recover.py", "if resume is not None and look_behind:", "if False:"),
+    ),
+    "a group of which a write may lack space is written at once": (
+        Edit("commit.py", "if at + PAGE > segment.solid:", "if False:"),
+        Edit("commit.py", "failure = writer.retire(segment, problem)", "failure = writer.failed(segment, problem)"),
     ),
     "a failed sync is tried again": (Edit("segment.py", _SYNC, _SYNC_TWICE),),
     "a failed segment is neither marked nor proved": (

@@ -14,7 +14,10 @@ from pathlib import Path
 from relaypacs.errors import SegmentGone, SpoolCorrupt, SpoolError
 from relaypacs.model import Checkpoint, Committed, ObjectMeta
 from relaypacs.spool.append import Append
+from relaypacs.spool.commit import commit_together
+from relaypacs.spool.group import Whole
 from relaypacs.spool.reader import SpoolReader
+from relaypacs.spool.segment import Segment
 from relaypacs.spool.writer import SpoolWriter
 from tests.crash.spool.recording import Killed, Op, RecordingDisk
 
@@ -22,11 +25,29 @@ SIZES = (0, 300, 5000, 5000, 5000, 9000)
 SEGMENT_BYTES = 40_000
 
 
+class _Writer(SpoolWriter):
+    """Notes, when a group gets its segment, which records are about to be written there."""
+
+    def prepare(self, disk: RecordingDisk) -> _Writer:
+        """Where the notes go."""
+        self._notes = disk
+        self.group: list[tuple[Whole, bytes]] = []
+        return self
+
+    def lease(self) -> Segment:
+        """As the real one."""
+        segment = super().lease()
+        left = (payload for record, payload in self.group if record.at is None and record.error is None)
+        for number, payload in enumerate(left, segment.number):
+            self._notes.note("try", (segment.generation, number, payload))
+        return segment
+
+
 @dataclass
 class _Life:
     """One process (writer and reader share it here), from its start to its end."""
 
-    writer: SpoolWriter
+    writer: _Writer
     reader: SpoolReader
     appends: list[tuple[Append, bytes]]
     told: list[Committed]
@@ -56,7 +77,7 @@ class Workload:
 
     def _start(self) -> _Life:
         told: list[Committed] = []
-        writer = SpoolWriter(
+        writer = _Writer(
             self.root,
             segment_bytes=SEGMENT_BYTES,
             min_free_bytes=0,
@@ -65,8 +86,9 @@ class Workload:
             durable=True,
             on_commit=told.append,
             probe_seconds=0.0,
+            held_bytes=self.random.choice([4096, 7000, 96 << 10]),
             disk=self.disk,
-        )
+        ).prepare(self.disk)
         reader = SpoolReader(self.root, recycle=True, recycle_segments=self.random.choice([0, 3, 3]), disk=self.disk)
         return _Life(writer, reader, [], told)
 
@@ -77,7 +99,7 @@ class Workload:
             [30, 30, 3, 8, 4, 12, 4, 3, 4],
         )[0]
         try:
-            if what == "object" and len(life.appends) < 3:
+            if what == "object" and len(life.appends) < 5:
                 self._begin()
             elif what in {"object", "go on"} and life.appends:
                 self._go_on()
@@ -128,11 +150,28 @@ class Workload:
         elif done < len(payload) or self.random.random() < 0.1:
             append.abandon()
         else:
-            segment = append._segment
-            assert segment is not None
+            self._commit(append, payload)
+
+    def _commit(self, append: Append, payload: bytes) -> None:
+        """Streamed ones alone; those still whole together with all the others that are complete."""
+        writer, segment = self._life.writer, append._segment
+        if segment is not None:
             self.disk.note("try", (segment.generation, segment.number, payload))
             at = append.commit()
             self.disk.note("ack", (at.generation, at.number, payload))
+            return
+        complete = [
+            one for one in self._life.appends if one[0]._segment is None and one[0].dataset_length == len(one[1])
+        ]
+        self._life.appends = [one for one in self._life.appends if one not in complete]
+        writer.group = [(one.finish()[1], data) for one, data in [(append, payload), *complete]]
+        try:
+            commit_together(writer, [record for record, _ in writer.group])
+        finally:
+            for record, data in writer.group:
+                if record.at is not None:
+                    self.disk.note("ack", (record.at.generation, record.at.number, data))
+            writer.group = []
 
     def _publish(self, generation: str, end: int | None) -> None:
         before = self.checkpoints.get(generation, Checkpoint(generation))

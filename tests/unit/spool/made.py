@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from relaypacs.model import Checkpoint, Committed, ObjectMeta, Record
+from relaypacs.spool.append import Append
 from relaypacs.spool.disk import Disk
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.spool.writer import SpoolWriter
@@ -64,6 +65,13 @@ def put(spool: SpoolWriter, payload: bytes, number: int = 0, fragments: Sequence
     append = spool.begin(meta(number))
     append.write(fragments or [payload])
     return append.commit()
+
+
+def stream(spool: SpoolWriter, number: int = 0) -> Append:
+    """An object too large to be held (the writer's `held_bytes` is less than 8 KiB): it has leased a segment."""
+    append = spool.begin(meta(number))
+    append.write([data(8192, number)])
+    return append
 
 
 def read_all(spool: SpoolReader, generation: str, max_records: int = 1000) -> list[Record]:

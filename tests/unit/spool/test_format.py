@@ -31,15 +31,26 @@ metas = st.builds(
 
 
 def _page(meta: ObjectMeta, *, number: int = 0, previous: int = 0, length: int = 0, crc: int = 0) -> bytes:
-    begun = begin_object(meta, generation=GENERATION, number=number)
-    return end_header(begun, previous=previous, payload_length=length, payload_crc32c=crc)[0].ljust(PAGE, b"\xaa")
+    page, _ = end_header(
+        begin_object(meta),
+        generation=GENERATION,
+        number=number,
+        since=number // 2,
+        previous=previous,
+        payload_length=length,
+        payload_crc32c=crc,
+    )
+    return page.ljust(PAGE, b"\xaa")
 
 
-@given(metas, st.integers(0, 1 << 40), st.integers(0, 0xFFFFFFFF), st.integers(0, 1 << 45), st.integers(0, 0xFFFFFFFF))
+@given(
+    metas, st.integers(0, 999_999_999), st.integers(0, 0xFFFFFFFF), st.integers(0, 1 << 45), st.integers(0, 0xFFFFFFFF)
+)
 def test_header_round_trips(meta: ObjectMeta, number: int, previous: int, length: int, crc: int) -> None:
     header = decode_header(_page(meta, number=number, previous=previous, length=length, crc=crc))
     assert header is not None
     assert (header.generation, header.number, header.previous) == (GENERATION, number, previous)
+    assert header.since == number // 2
     record = to_record(header, 8192, b"")
     assert isinstance(record, ObjectRecord)
     assert record.meta == meta
@@ -94,7 +105,7 @@ def test_the_longest_legal_identifiers_fit() -> None:
         sop_instance_uid=uid,
         transfer_syntax_uid=uid,
     )
-    header = decode_header(_page(longest, number=1 << 40, length=1 << 50))
+    header = decode_header(_page(longest, number=999_999_999, length=1 << 50))
     assert header is not None
     record = to_record(header, 0, b"")
     assert isinstance(record, ObjectRecord)
@@ -105,12 +116,12 @@ def test_the_longest_legal_identifiers_fit() -> None:
 @pytest.mark.parametrize("length", [3000, 70000])
 def test_what_no_standard_allows_is_refused_by_name(field: str, length: int) -> None:
     with pytest.raises(SpoolError, match=r"don't fit|longer than its length"):
-        begin_object(meta(**{field: "1" * length}), generation=GENERATION, number=0)
+        begin_object(meta(**{field: "1" * length}))
 
 
 def test_a_hostile_association_id_never_names_an_entry() -> None:
-    begun = begin_object(meta(association_id="../../etc/cron.d/x\n\0é"), generation=GENERATION, number=3)
-    assert begun.name == b"0123456789abcdef-000003-______etc_cron_d_x___.dcm"
+    page = _page(meta(association_id="../../etc/cron.d/x\n\0é"), number=3)
+    assert page[2560:].startswith(b"0123456789abcdef-000003-______etc_cron_d_x___.dcm\0")
 
 
 @pytest.mark.parametrize("end", [*range(0, PAGE, 37), *range(0, 2 * PAGE, BLOCK), 1, 511, 513, PAGE - 1])
@@ -125,8 +136,15 @@ def test_a_pad_ends_on_the_page(end: int) -> None:
 )
 def test_event_round_trips(kind: str, time: float, body: dict[str, object]) -> None:
     payload = event_payload(kind, time, body)
-    begun = begin_event(kind, time, generation=GENERATION, number=0)
-    page, _ = end_header(begun, previous=0, payload_length=len(payload), payload_crc32c=0)
+    page, _ = end_header(
+        begin_event(kind, time),
+        generation=GENERATION,
+        number=0,
+        since=0,
+        previous=0,
+        payload_length=len(payload),
+        payload_crc32c=0,
+    )
     header = decode_header((page + payload).ljust(PAGE, b"\0")[:PAGE])
     assert header is not None
     record = to_record(header, 0, payload)

@@ -9,7 +9,7 @@ import pytest
 
 from relaypacs.errors import SegmentGone, SpoolCorrupt
 from relaypacs.model import Checkpoint, ObjectRecord
-from tests.unit.spool.made import data, meta, put, read_all, reader, writer
+from tests.unit.spool.made import data, meta, put, read_all, reader, stream, writer
 
 
 def _flip(path: Path, at: int) -> None:
@@ -84,8 +84,8 @@ def test_what_a_writer_holds_is_not_freed(tmp_path: Path) -> None:
 
 
 def test_freed_files_are_reused_and_no_more_kept_than_asked(tmp_path: Path) -> None:
-    spool = writer(tmp_path)
-    appends = [spool.begin(meta(number)) for number in range(5)]
+    spool = writer(tmp_path, held_bytes=0)
+    appends = [stream(spool, number) for number in range(5)]
     for append in appends:
         append.commit()
     spool.close()

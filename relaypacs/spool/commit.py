@@ -1,0 +1,112 @@
+"""Makes records durable in a segment: one whose payload was streamed, or a group in one write; then one `fdatasync`.
+
+Called by `append` and `writer`, in the thread that leads. Order: payload and end mark, header, sync, answer. Within the
+blocks a file already has, a group is written at once: its checksums tell a torn one, `since` that none of it was
+acknowledged. After a failed header or sync the segment is retired and its place never used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from relaypacs.errors import SpoolError
+from relaypacs.failpoint import reach
+from relaypacs.model import Committed
+from relaypacs.spool.format import PAGE, end_header, pad
+from relaypacs.spool.group import Whole
+from relaypacs.spool.segment import Segment
+
+if TYPE_CHECKING:
+    from relaypacs.spool.writer import SpoolWriter
+
+
+def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
+    """Make a group durable, and set what came of each record."""
+    try:
+        segment = writer.lease()
+    except SpoolError as problem:
+        for record in group:
+            record.error = problem
+        return
+    parts: list[bytes | memoryview] = []
+    at, chain = segment.offset, segment.chain
+    ends = []
+    for number, record in enumerate(group, segment.number):
+        header, chain = _header(segment, record, number=number, since=segment.number, previous=chain)
+        length = record.begun.payload_offset + record.length
+        filler = pad(length)
+        parts += (header, *record.pieces, filler)
+        at += length + len(filler)
+        ends.append((at, chain))
+    if at + PAGE > segment.solid:
+        # A write could lack space, or leave a header without its payload: one by one, in the careful order.
+        writer.give_back(segment)
+        for record in group:
+            _commit_one(writer, record)
+        return
+    parts.append(segment.end_mark)
+    reach("append.commit")
+    try:
+        segment.write(parts, segment.offset)
+        if writer.durable:
+            segment.sync(at + PAGE)
+    except OSError as problem:
+        failure = writer.retire(segment, problem)
+        for record in group:
+            record.error = failure
+        return
+    reach("append.synced")
+    for record, (end, chain) in zip(group, ends, strict=True):
+        record.at = last = Committed(segment.generation, segment.number, segment.offset, end)
+        segment.advance(end, chain)
+    writer.committed(segment, last)
+
+
+def _commit_one(writer: SpoolWriter, record: Whole) -> None:
+    try:
+        segment = writer.lease()
+        record.at = commit_alone(writer, segment, record, segment.offset + PAGE)
+    except SpoolError as problem:
+        record.error = problem
+
+
+def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, at: int) -> Committed:
+    """Make one record durable: what is left of its payload goes to byte `at`. SpoolFull if there is no space for its
+    end; SpoolError if the disk failed."""
+    first, *rest = record.pieces
+    header, chain = _header(segment, record, number=segment.number, since=segment.number, previous=segment.chain)
+    length = record.begun.payload_offset + record.length
+    filler = pad(length)
+    end = segment.offset + length + len(filler)
+    page, behind = [header, first], [*rest, filler, segment.end_mark]
+    if length <= PAGE:
+        page, behind = [header, first, filler], [segment.end_mark]
+    reach("append.commit")
+    try:
+        segment.write(behind, at)
+    except OSError as problem:
+        raise writer.failed(segment, problem) from problem
+    try:
+        segment.write(page, segment.offset)
+        if writer.durable:
+            segment.sync(end + PAGE)
+    except OSError as problem:
+        raise writer.retire(segment, problem) from problem
+    reach("append.synced")
+    committed = Committed(segment.generation, segment.number, segment.offset, end)
+    segment.advance(end, chain)
+    writer.committed(segment, committed)
+    return committed
+
+
+def _header(segment: Segment, record: Whole, *, number: int, since: int, previous: int) -> tuple[bytes, int]:
+    return end_header(
+        record.begun,
+        generation=segment.generation,
+        number=number,
+        since=since,
+        previous=previous,
+        payload_length=record.length,
+        payload_crc32c=record.crc32c,
+    )
