@@ -61,6 +61,8 @@ APPLICATION = (1, 1, 2, "application-context")
 PROTOCOL = (1, 2, 2, "protocol-version")
 OVERLOAD = (2, 3, 2)  # transient: the modality tries again; the word is that of the limit
 NO_SPACE = (2, 3, 2, "no-space")
+UNKNOWN_CALLER = "no [[caller]] has this calling AE title: add one"
+WRONG_ADDRESS = "the [[caller]] of this calling AE title may not connect from this address"
 USER_IDENTITY = (1, 1, 1, "user-identity")  # PS3.7 D.3.3.7 names no reason of its own
 _NOBODYS: Mapping[Caller, Credentials] = MappingProxyType({})
 
@@ -100,11 +102,9 @@ def admit(
         elif here:
             rejected = Rejected(*CALLED_AE, "its [[caller]] may not call this AE title: add it to called_ae there")
         elif titled:
-            rejected = Rejected(
-                *CALLING_AE, "the [[caller]] of this calling AE title may not connect from this address"
-            )
+            rejected = Rejected(*CALLING_AE, WRONG_ADDRESS)
         else:
-            rejected = Rejected(*CALLING_AE, "no [[caller]] has this calling AE title: add one")
+            rejected = Rejected(*CALLING_AE, UNKNOWN_CALLER)
     return replace(rejected, result=1, source=1, reason=1) if receive.conceal else rejected
 
 
