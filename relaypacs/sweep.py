@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge
 
 from relaypacs import log
-from relaypacs.errors import JobsError, SegmentGone, StagingError
+from relaypacs.errors import JobsError, StagingError
 from relaypacs.failpoint import reach
 from relaypacs.jobs.store import JobStore
-from relaypacs.jobs.values import Unstaged
+from relaypacs.jobs.values import ANYWHERE
 from relaypacs.spool.reader import SpoolReader
-from relaypacs.staging.keys import staged_key
-from relaypacs.staging.protocol import StagedFacts, Staging
+from relaypacs.stager import Stager
+from relaypacs.staging.protocol import Staging
 
 BATCH = 200
 """Instances staged between two syncs, and files purged at once."""
@@ -32,8 +31,6 @@ IDLE_SECONDS = 60.0
 """How often the sweep looks when nothing was received or settled."""
 RETRY_SECONDS = 5.0
 
-_STAGED = Counter("relaypacs_staged_instances_total", "Instances copied from the spool to staging.")
-_STAGED_BYTES = Counter("relaypacs_staged_bytes_total", "Bytes copied from the spool to staging.")
 _PURGED = Counter(
     "relaypacs_purged_instances_total", "Staged files deleted because they were settled and kept long enough."
 )
@@ -78,17 +75,36 @@ class Sweep:
         min_free_bytes: int,
         date: str,
         keep_rows_seconds: float | None = None,
+        shared: bool = False,
+        puts_at_once: int = 1,
+        on_trouble: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`nudged` is set by anyone after rows or deliveries changed.
 
         `keep_seconds`: how long settled instances stay staged (None: for ever); `min_free_bytes`: the spool's mark;
         `date`: `study` or `received`; `keep_rows_seconds`: how long rows stay when all is over (None: for ever).
+        `shared`: all nodes have this staging, and `puts_at_once` objects are put to it together. `on_trouble` is told
+        why staging or freeing fails, and "" when it works again.
         """
         self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
-        self._hash_key, self._hot_seconds, self._keep_seconds, self._date = hash_key, hot_seconds, keep_seconds, date
+        self._hot_seconds, self._keep_seconds = hot_seconds, keep_seconds
+        self._homes = (node, ANYWHERE) if shared else (node,)
+        self._on_trouble = on_trouble
+        self._stager = Stager(
+            node=node,
+            reader=reader,
+            jobs=jobs,
+            staging=staging,
+            segment_gone=intake.forgotten,
+            hash_key=hash_key,
+            date=date,
+            leave_free_bytes=min_free_bytes // 2,
+            shared=shared,
+            puts_at_once=puts_at_once,
+            clock=clock,
+        )
         # The spool stops at its mark, and staging at half of it: the rest is for rows. A little above it, room is made.
-        self._leave_free_bytes = min_free_bytes // 2
         self._short_bytes, self._roomy_bytes = min_free_bytes * 5 // 4, min_free_bytes * 3 // 2
         self._keep_rows_seconds = keep_rows_seconds
         self._clock = clock
@@ -100,6 +116,7 @@ class Sweep:
     def stop(self) -> None:
         """Make `run` return after the step in hand."""
         self._stopped.set()
+        self._stager.stop()
         self._nudged.set()
 
     def run(self) -> None:
@@ -114,12 +131,14 @@ class Sweep:
                     log.event(log.ERROR, "sweep-trouble", f"Staging or freeing failed, tried again: {problem}")
                 failing = True
                 _TROUBLE.set(1)
+                self._on_trouble(str(problem))
                 # A few that can't be copied slow the others down no more than they must.
                 self._stopped.wait(0.0 if self._moved >= BATCH // 2 else RETRY_SECONDS)
                 continue
             if failing:
                 log.event(log.INFO, "sweep-recovered", "Staging and freeing work again.")
                 _TROUBLE.set(0)
+                self._on_trouble("")
             failing = False
             if left:
                 continue
@@ -145,7 +164,7 @@ class Sweep:
         if problems:
             raise problems[0]
         purged, staged, _, forgotten = done
-        return max(purged, staged, forgotten) >= BATCH
+        return max(purged * len(self._homes), staged, forgotten) >= BATCH
 
     def stage(self, received_before: float) -> int:
         """Copy instances received before that time (seconds) into staging, durable as one. Returns how many.
@@ -153,31 +172,8 @@ class Sweep:
         One that can't be copied holds up none of the others; the first such failure is raised when they are staged.
         """
         found = self._jobs.to_stage(self._node, received_before=received_before, keep=self._keeps(), limit=BATCH)
-        problems: list[Exception] = []
-        chosen = self._choose(found, problems)
-        keys: list[tuple[int, str]] = []
-        for generation, group in groupby(
-            sorted(chosen, key=lambda one: one[0].generation), key=lambda one: one[0].generation
-        ):
-            try:
-                with self._reader.pin(generation) as pin:
-                    for row, key in group:
-                        try:
-                            self._put(row, key, pin.fileno())
-                            keys.append((row.instance_id, key))
-                        except (StagingError, OSError) as problem:
-                            problems.append(problem)
-            except SegmentGone:
-                self._jobs.forget_segment(self._node, generation)
-                self._intake.forgotten(generation)
-        if keys:
-            reach("sweep.copied")
-            self._staging.sync()
-            reach("sweep.synced")
-            self._jobs.staged(keys, self._clock())
-            reach("sweep.staged")
-            _STAGED.inc(len(keys))
-            self._moved = len(keys)
+        problems = self._stager.stage(found)
+        self._moved = self._stager.staged
         if problems:
             raise problems[0]
         return len(found)
@@ -194,34 +190,6 @@ class Sweep:
         elif self._short and not short:
             log.event(log.INFO, "disk-roomy", "There is room again to keep settled instances.")
         self._short = short
-
-    def _choose(self, found: Sequence[Unstaged], problems: list[Exception]) -> list[tuple[Unstaged, str]]:
-        """Those there is room for, with their keys, which the job table knows before a file can be there."""
-        room = self._staging.free_bytes() - self._leave_free_bytes
-        fitting: list[tuple[Unstaged, str]] = []
-        for row in found:
-            if row.file_length > room:
-                left = f"{self._leave_free_bytes} bytes of the disk are left free for the job table"
-                problems.append(StagingError(f"staging: {left}"))
-                continue
-            room -= row.file_length
-            fitting.append((row, self._key(row)))
-        able = self._jobs.will_stage([(row.instance_id, key) for row, key in fitting]) if fitting else set()
-        reach("sweep.announced")
-        return [one for one in fitting if one[0].instance_id in able]
-
-    def _put(self, row: Unstaged, key: str, segment: int) -> None:
-        """Copy one instance. StagingError."""
-        facts = StagedFacts(
-            digest=row.digest,
-            association_id=row.association_id,
-            calling_ae=row.calling_ae,
-            called_ae=row.called_ae,
-            peer=row.peer,
-            received_at=row.received_at,
-        )
-        self._staging.put(key, segment, row.file_offset, row.file_length, facts)
-        _STAGED_BYTES.inc(row.file_length)
 
     def free(self) -> int:
         """Free every segment that nothing needs any more (the reader quarantines damaged ones). Returns how many."""
@@ -247,7 +215,11 @@ class Sweep:
         before = None
         if self._keep_seconds is not None:
             before = self._clock() - (self._keep_seconds if self._keeps() else 0.0)
-        rows = self._jobs.purgeable(self._node, settled_before=before, limit=BATCH)
+        rows = [
+            row
+            for home in self._homes
+            for row in self._jobs.purgeable(home, settled_before=before, limit=BATCH // len(self._homes))
+        ]
         for _, key in rows:
             reach("sweep.purging")
             self._staging.delete(key)
@@ -266,13 +238,3 @@ class Sweep:
         gone = self._jobs.forget(settled_before=before, limit=BATCH)
         _FORGOTTEN.inc(gone)
         return max(gone, self._jobs.associations.forget(ended_before=before, limit=BATCH))
-
-    def _key(self, row: Unstaged) -> str:
-        received = time.strftime("%Y%m%d", time.gmtime(row.received_at))
-        return staged_key(
-            self._hash_key,
-            study_uid=row.study_instance_uid,
-            sop_instance_uid=row.sop_instance_uid,
-            digest=row.digest,
-            date=row.study_date if self._date == "study" else received,
-        )

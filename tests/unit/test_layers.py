@@ -21,7 +21,7 @@ LEVELS = [
     {"dicom"},
     {"policy", "config"},
     {"spool", "staging", "jobs", "wake", "alive"},
-    {"upper"},
+    {"upper", "stager"},
     {"receive", "intake", "forward", "sweep", "sidecar"},
     {"node"},
     {"cli", "__main__"},
