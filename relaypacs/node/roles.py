@@ -10,7 +10,7 @@ from relaypacs import log
 from relaypacs.alive import hold
 from relaypacs.config import Config
 from relaypacs.node.relay import run_relay
-from relaypacs.node.sharing import keeper_of
+from relaypacs.node.sharing import keeper_of, load
 from relaypacs.node.supervisor import Role, Stop
 from relaypacs.receive.limits import Limits
 from relaypacs.receive.process import run as run_receive
@@ -30,6 +30,7 @@ def alive_file(config: Config, name: str) -> Path:
 def receive_roles(config: Config, listeners: Sequence[socket.socket]) -> list[Role]:
     """The receive processes, all on the same listeners and under common limits."""
     limits = Limits(config.receive, config.receive.processes)  # shared, so made before the fork
+    load(config)
 
     def run_in(slot: int, name: str) -> Callable[[Stop], int]:
         def run(stop: Stop) -> int:

@@ -12,12 +12,15 @@ import itertools
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from relaypacs.config.redis import Redis
 from relaypacs.policy.admission import NO_SPACE, OVERLOAD, Admitted, Rejected
 from relaypacs.receive.limits import SENTENCES, Share, network
-from relaypacs.wake.keeper import Keeper
 from relaypacs.wake.script import fail, take
+
+if TYPE_CHECKING:
+    from relaypacs.wake.keeper import Keeper
 
 TOO_MANY = Rejected(
     *OVERLOAD,

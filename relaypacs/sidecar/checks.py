@@ -18,8 +18,12 @@ from relaypacs.errors import JobsError
 from relaypacs.model import State
 from relaypacs.sidecar.app import Check
 from relaypacs.sidecar.jobtable import JobTable
+from relaypacs.sidecar.probe import NoAnswer, Probe
 from relaypacs.spool.reader import CORRUPT_SUFFIX
 from relaypacs.spool.segment import FREE, QUARANTINE, RETIRED_SUFFIX, SEGMENTS, SUFFIX
+
+_REDIS_SECONDS, _REDIS_FRESH_SECONDS = 1.5, 2.0
+"""A hanging Redis is told before `app.CHECK_DEADLINE_SECONDS`, when it would count as needed."""
 
 
 def process_names(config: Config) -> list[str]:
@@ -39,7 +43,16 @@ def checks_of(config: Config, jobs: JobTable) -> dict[str, Callable[[], Check]]:
     }
     for destination in config.destination:
         checks[f"destination/{destination.name}"] = partial(_destination, jobs, destination.name)
+    if config.redis.configured:
+        checks["redis"] = partial(_redis, redis_probe(config))
     return checks
+
+
+def redis_probe(config: Config) -> Probe[str]:
+    """Asks the configured Redis; its answer is what is wrong with it, or nothing."""
+    from relaypacs.wake.link import probe  # a node without Redis does not load its client
+
+    return Probe(partial(probe, config.redis), deadline_seconds=_REDIS_SECONDS, fresh_seconds=_REDIS_FRESH_SECONDS)
 
 
 def free_bytes(folder: Path) -> int:
@@ -110,6 +123,16 @@ def _job_table(jobs: JobTable) -> Check:
     except JobsError as error:
         return Check(False, str(error))
     return Check(True, "answers")
+
+
+def _redis(asked: Probe[str]) -> Check:
+    try:
+        trouble = asked.answer()
+    except NoAnswer as late:
+        trouble = str(late)
+    if trouble:
+        return Check(False, f"{trouble}; degraded: each node keeps to its part of shared limits", needed=False)
+    return Check(True, "does what is asked", needed=False)
 
 
 def _destination(jobs: JobTable, name: str) -> Check:

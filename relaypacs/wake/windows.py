@@ -12,10 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from relaypacs.wake.keeper import Keeper
 from relaypacs.wake.protocol import Place
 from relaypacs.wake.script import claim
+
+if TYPE_CHECKING:
+    from relaypacs.wake.keeper import Keeper
 
 TURN_SECONDS = 10.0
 _WAIT_MS = 3000
