@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from relaypacs import log
 from relaypacs.config.model import Caller, Config
@@ -26,7 +26,9 @@ from relaypacs.receive.room import Room
 from relaypacs.receive.shared import SharedLimits
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Buffers
-from relaypacs.wake.keeper import Keeper
+
+if TYPE_CHECKING:
+    from relaypacs.wake.keeper import Keeper
 
 READ_BUFFER_BYTES = 256 << 10
 """What an association in motion leases: several PDUs, and small enough to stay in the processor's cache."""
