@@ -159,6 +159,11 @@ class Config(Section):
         return self.staging.dir or self.node.state_dir / "staging"
 
     @property
+    def staging_trouble_file(self) -> Path:
+        """Where the relay process notes why staging fails; absent while it works."""
+        return self.run_dir / "staging.trouble"
+
+    @property
     def run_dir(self) -> Path:
         """Folder of sockets and metrics files; emptied at start."""
         return self.node.state_dir / "run"

@@ -22,7 +22,8 @@ def prepare(config: Config) -> bytes:
     """
     os.umask(0o077)
     try:
-        for folder in (config.node.state_dir, config.spool_dir, config.staging_dir, config.run_dir):
+        staging = () if config.staging.kind == "s3" else (config.staging_dir,)
+        for folder in (config.node.state_dir, config.spool_dir, *staging, config.run_dir):
             folder.mkdir(parents=True, exist_ok=True)
         return hash_key(config.node.state_dir)
     except OSError as problem:

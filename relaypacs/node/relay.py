@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from relaypacs import log
 from relaypacs.config import Config
@@ -16,11 +17,11 @@ from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
 from relaypacs.node.identity import identity
 from relaypacs.node.sharing import keeper_of, wake_of, windows_of
+from relaypacs.node.stores import is_shared, staging_of, tell_trouble
 from relaypacs.node.supervisor import Stop
 from relaypacs.policy.admission import find_caller
 from relaypacs.policy.routing import Router
 from relaypacs.spool.reader import SpoolReader
-from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.sweep import Sweep
 from relaypacs.wake.hints import HintReceiver, poke
 
@@ -35,7 +36,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     if jobs is None:
         return 0
     reader = SpoolReader(config.spool_dir, recycle=config.spool.recycle, recycle_segments=config.spool.recycle_segments)
-    staging = FilesystemStaging(config.staging_dir, only_one_that_puts=True)
+    staging = staging_of(config, puts=True)
     hints = HintReceiver(config.hint_socket)
     keeper = keeper_of(config, "relay")
     wake = wake_of(keeper)
@@ -78,6 +79,9 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         min_free_bytes=config.spool.min_free_bytes,
         date=config.staging.date,
         keep_rows_seconds=config.keep_rows_seconds,
+        shared=is_shared(config),
+        puts_at_once=config.staging.puts_at_once,
+        on_trouble=partial(tell_trouble, config),
     )
     forwarder = Forwarder(
         config.destination,
@@ -124,7 +128,7 @@ def _open_jobs(config: Config, stop: Stop) -> JobStore | None:
     while not stop.event.is_set():
         jobs = None
         try:
-            jobs = JobStore.open(config.jobs_url, identifiers=config.node.identifiers)
+            jobs = JobStore.open(config.jobs_url, identifiers=config.node.identifiers, shared_staging=is_shared(config))
             if config.jobs.migrate:
                 jobs.migrate()
             else:
@@ -139,15 +143,22 @@ def _open_jobs(config: Config, stop: Stop) -> JobStore | None:
                 jobs.close()
             stop.event.wait(_RETRY_SECONDS)
         else:
-            _tell(joined)
+            _tell(joined, shared=is_shared(config))
             return jobs
     return None
 
 
-def _tell(joined: Joined) -> None:
+def _tell(joined: Joined, *, shared: bool) -> None:
     if joined.leases_ended:
         log.event(log.INFO, "leases-ended", f"{joined.leases_ended} deliveries were in flight when the node last ended")
-    if joined.others:
+    if joined.others and shared:
+        log.event(
+            log.INFO,
+            "job-table-shared",
+            f"The job table is shared with {', '.join(joined.others)}, and so is staging: any of them delivers what is "
+            "in it.",
+        )
+    elif joined.others:
         log.event(
             log.WARNING,
             "job-table-shared",

@@ -53,7 +53,10 @@ def serve(config: Config, *, role: str = "all") -> int:
     # prometheus-client chooses its multi-process mode when it is imported, so no room is imported before this.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     from relaypacs.node import roles
+    from relaypacs.node.stores import residency_problem
 
+    if "relay" in wanted and (misplaced := residency_problem(config)):
+        raise ConfigError([misplaced])
     found: list[Role] = []
     listeners: list[socket.socket] = []
     if "receive" in wanted:

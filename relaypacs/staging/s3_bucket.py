@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
+from relaypacs.config.secrets import StorageKeys
 from relaypacs.config.stores import Staging as Options
 from relaypacs.errors import StagingDown, StagingError
-from relaypacs.staging.s3_client import Storage, code_of
+from relaypacs.staging.s3_client import Storage, code_of, make_client
 
 GLACIER_DAYS, DEEP_ARCHIVE_DAYS, LEFTOVER_DAYS = 90, 365, 7
 _MINE = "relaypacs-"
@@ -161,3 +162,12 @@ def _rule(client: Any, options: Options, name: str, **does: object) -> None:
         Bucket=options.bucket,
         LifecycleConfiguration={"Rules": [*(rule for rule in rules if rule.get("ID") != mine["ID"]), mine]},
     )
+
+
+def misplaced(options: Options, keys: StorageKeys | None, *, timeout_seconds: float) -> str:
+    """Why nothing may be stored in this bucket, or "" (also while that can't be known)."""
+    try:
+        region = region_of(make_client(options, keys, attempts=1, timeout_seconds=timeout_seconds), options.bucket)
+    except (BotoCoreError, ClientError):
+        return ""
+    return "" if region in options.allowed_regions else wrong_region(options, region)
