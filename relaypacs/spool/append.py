@@ -30,7 +30,7 @@ HELD_PIECES = 256
 START_EVERY_BYTES = 1 << 20
 """How much of an object is written before the disk is set to work on it."""
 SPACE_EVERY_BYTES = 16 << 20
-"""How much of an object is written between two looks at the free space."""
+"""How much of an object is written between two looks at the free space, where the file need not grow for it."""
 
 
 class Append:
@@ -127,7 +127,7 @@ class Append:
                 segment.start_writing(self._started, self._at)
                 self._started = self._at
             reach("append.mid-dataset")
-            if self.dataset_length >= self._next_look:
+            if self.dataset_length >= self._next_look or self._at > segment.solid:
                 self._next_look = self.dataset_length + SPACE_EVERY_BYTES
                 self._writer.check_space()
         except OSError as problem:

@@ -94,15 +94,15 @@ class Segment:
             self._disk.sync(self._fd)
             self.solid = end
 
-    def grow(self, limit: int) -> None:
-        """Where little of the file is left to write over, add zeros, durably, up to `limit` bytes in all.
+    def grow(self, limit: int, most: int = GROW_MOST_BYTES) -> None:
+        """Where little of the file is left to write over, add zeros, durably: `most` bytes, to `limit` bytes in all.
 
         Costs less than letting every record grow the file, which makes each `fdatasync` wait for the journal.
         """
         if self.solid - self.offset >= GROW_LEAST_BYTES or self.solid >= limit:
             return
         at = self.solid
-        end = min(at + max(GROW_LEAST_BYTES, min(at, GROW_MOST_BYTES)), align(limit, PAGE))
+        end = min(at + max(GROW_LEAST_BYTES, min(at, most)), align(limit, PAGE))
         self.write((memoryview(_ZEROS)[: end - at],), at)
         self.sync(end)
 

@@ -23,7 +23,7 @@ from relaypacs.spool.commit import commit_together
 from relaypacs.spool.disk import FULL, Disk
 from relaypacs.spool.group import GroupCommit
 from relaypacs.spool.records import begin_event, begin_object, event_payload
-from relaypacs.spool.segment import Segment, free_files, open_segment, prepare
+from relaypacs.spool.segment import GROW_LEAST_BYTES, GROW_MOST_BYTES, Segment, free_files, open_segment, prepare
 
 HELD_BYTES = 96 << 10
 """Dataset bytes held as copies until the commit. More is written from where it is, as it comes: copying 128 KiB and
@@ -136,7 +136,8 @@ class SpoolWriter:
                 raise self._not_opened(problem) from problem
         if self.durable:
             try:
-                segment.grow(self._segment_bytes)
+                # Near the mark little at a time: many segments may grow at once.
+                segment.grow(self._segment_bytes, GROW_MOST_BYTES if self._roomy_until else GROW_LEAST_BYTES)
             except OSError as problem:
                 if problem.errno not in FULL:
                     raise self.retire(segment, problem) from problem
