@@ -4,7 +4,8 @@ Runs in the relay process as one thread (`run`), after `recover` has read what a
 processes tell it by datagram how far a segment is durable; it reads to there, parses each head, asks the rules, and
 writes instances, deliveries and the checkpoint in one transaction, so a crash at any line replays or has nothing to
 replay. An object that can't be parsed is routed by its association and flagged, never lost. With the job table down
-it waits and reads nothing; the spool holds what arrives.
+it waits and reads nothing; the spool holds what arrives. A table that lacks what it was told (a failover) is
+RowsLost, raised by `recover` and `run`: a new life reads the spool from where the table ends.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Histogram
 
 from relaypacs import log
-from relaypacs.errors import JobsError, SegmentGone, SpoolCorrupt
+from relaypacs.errors import JobsError, RowsLost, SegmentGone, SpoolCorrupt
 from relaypacs.failpoint import reach
 from relaypacs.intake.arrival import ArrivalReader, association_ends
 from relaypacs.jobs.store import JobStore
@@ -53,13 +54,16 @@ class _Batch:
     """What goes into one transaction."""
 
     records: int = 0
+    begun: dict[str, int] = field(default_factory=dict)
+    """How far its segments had been taken in before, in bytes."""
     arrivals: list[Arrival] = field(default_factory=list)
     ends: list[AssociationEnd] = field(default_factory=list)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
 
-    def add(self, records: Sequence[Record], arrivals: Sequence[Arrival], after: Checkpoint) -> None:
-        """Add what was read of one segment."""
+    def add(self, records: Sequence[Record], arrivals: Sequence[Arrival], begun: int, after: Checkpoint) -> None:
+        """Add what was read of one segment, from `begun` on."""
         self.records += len(records)
+        self.begun.setdefault(after.generation, begun)
         self.arrivals += arrivals
         for record in records:
             if isinstance(record, EventRecord):
@@ -91,6 +95,8 @@ class Intake:
         self._hints, self._notify, self._on_rows, self._on_poke = hints, notify, on_rows, on_poke
         self._clock = clock
         self._read_to: dict[str, Checkpoint] = {}
+        self._taken_in: dict[str, int] = {}
+        """How far the job table was told each segment is taken in, in bytes."""
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -106,6 +112,7 @@ class Intake:
         for generation in stored.keys() - present:
             self._with_jobs(lambda g=generation: self._jobs.forget_segment(self._node, g))  # type: ignore[misc]
         self._read_to = {generation: stored.get(generation, Checkpoint(generation)) for generation in present}
+        self._taken_in = {generation: at.end for generation, at in stored.items() if generation in present}
         taken = self._scan()
         log.event(log.INFO, "intake-recovered", f"{taken} records of the spool taken in at start", records=taken)
         return taken
@@ -149,10 +156,16 @@ class Intake:
         except (SegmentGone, OSError):
             return False
 
+    def taken_in(self, generation: str) -> int:
+        """How far the segment's records have become rows, in bytes, as the job table was told."""
+        with self._lock:
+            return self._taken_in.get(generation, 0)
+
     def forgotten(self, generation: str) -> None:
         """The segment has been freed; nothing of it is read again."""
         with self._lock:
             self._read_to.pop(generation, None)
+            self._taken_in.pop(generation, None)
 
     def _scan(self) -> int:
         return self._take(dict.fromkeys(self._reader.generations()))
@@ -177,6 +190,7 @@ class Intake:
                 if not self._commit(batch):
                     break
                 self._read_to.update(batch.checkpoints)
+                self._taken_in |= {generation: at.end for generation, at in batch.checkpoints.items()}
                 taken += batch.records
         return taken
 
@@ -208,7 +222,7 @@ class Intake:
             return False
         if not records:
             return False
-        batch.add(records, arrivals, after)
+        batch.add(records, arrivals, self._taken_in.get(generation, 0), after)
         return True
 
     def _arrivals(self, generation: str, records: Sequence[Record]) -> list[Arrival]:
@@ -222,7 +236,12 @@ class Intake:
         reach("intake.read")
         taken_in = self._with_jobs(
             lambda: self._jobs.take_in(
-                self._node, batch.arrivals, batch.ends, tuple(batch.checkpoints.values()), self._clock()
+                self._node,
+                batch.arrivals,
+                batch.ends,
+                tuple(batch.checkpoints.values()),
+                self._clock(),
+                begun=batch.begun,
             )
         )
         if taken_in is None:
@@ -256,6 +275,8 @@ class Intake:
         while not self._stopped.is_set():
             try:
                 answer = ask()
+            except RowsLost:
+                raise  # waiting does not bring them back
             except JobsError as problem:
                 if not told:
                     log.event(log.ERROR, "job-table-down", f"Intake waits for the job table: {problem}")

