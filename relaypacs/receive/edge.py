@@ -3,12 +3,11 @@
 One selectors loop per receive process, run by `receive.process`. A connection that has not asked for an association
 costs a file descriptor and the bytes it sent; nobody can stall the loop, and where too many wait, the one that has
 waited longest goes. Whoever is refused gets the standard's answer, one log line and a metric; a bare connect and close
-(a load balancer's) is a debug line.
+(a load balancer's) is a debug line. What comes before DICOM, TLS and the PROXY protocol, is `receive.opening`.
 """
 
 from __future__ import annotations
 
-import errno
 import resource
 import selectors
 import socket
@@ -29,19 +28,23 @@ from relaypacs.dicom.pdu import (
 )
 from relaypacs.failpoint import reach
 from relaypacs.policy.admission import Admitted, Rejected
+from relaypacs.receive.certificates import Certificates
+from relaypacs.receive.doors import Door, Doors
 from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS
+from relaypacs.receive.opening import NotOpened, Opening, tell_not_opened
 from relaypacs.receive.request import decide, overload, tell_broken, tell_rejected
 from relaypacs.receive.room import Room
 from relaypacs.receive.running import Running
 from relaypacs.receive.serving import Serving
-from relaypacs.receive.waiting import Phase, Queues, Waiting
+from relaypacs.receive.waiting import Phase, Queues, Waiting, spoken
 
 CONNECTIONS_OPEN = Gauge(
     "relaypacs_connections_open", "Connections open now, with or without association.", multiprocess_mode="livesum"
 )
 
-_ACCEPTS_PER_TURN = 64
 _READ_BYTES = 65536
+_MOST_SECURE = 512
+"""Connections with TLS and without an association: each costs some 50 KiB."""
 _MAX_WAITING_BYTES = 64 << 20
 """Bytes of unfinished association requests a process holds in all; beyond, the one that brings more is aborted."""
 _MOST_WAITING = 4096
@@ -51,23 +54,51 @@ _QUIET_TIDIES = 2
 """The spool may seal what it holds unused, while there are associations and twice after (once may be too soon)."""
 _MOST_REFUSED = 256
 """Refused connections whose close a process awaits; beyond, the oldest is closed at once."""
-_ACCEPT_PAUSE_SECONDS = 0.2
-"""How long accepting rests when the process has no file descriptor left."""
+
+
+_TIMEOUTS = {
+    Phase.HEADER: ("proxy-header-timeout", "no PROXY protocol header came in time"),
+    Phase.HANDSHAKE: ("tls-handshake-timeout", "the TLS handshake was not done in time"),
+    Phase.REQUEST: ("association-request-timeout", "no A-ASSOCIATE-RQ came in time"),
+}
+
+
+def _tell_closed(waiting: Waiting) -> None:
+    level = log.INFO if waiting.begun else log.DEBUG
+    log.event(level, "connection-closed", "closed before an association was requested", peer=waiting.peer)
 
 
 class Edge:
     """The accept loop of one receive process."""
 
-    def __init__(self, room: Room, callers: Sequence[Caller], listeners: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        room: Room,
+        callers: Sequence[Caller],
+        listeners: Sequence[socket.socket],
+        *,
+        tls_listeners: Sequence[socket.socket] = (),
+        certificates: Certificates | None = None,
+        tls_handshake_timeout_seconds: float = 0.0,
+    ) -> None:
+        """`certificates` and the timeout are for `tls_listeners`."""
         self._room = room
         self._callers = callers
-        self._listeners = listeners
+        self._certificates = certificates
+        self._opening = Opening(room.receive.proxy_from, certificates)
+        self._timeouts = {
+            Phase.HEADER: room.receive.association_request_timeout_seconds,
+            Phase.HANDSHAKE: tls_handshake_timeout_seconds,
+            Phase.REQUEST: room.receive.association_request_timeout_seconds,
+            Phase.REFUSED: room.receive.release_timeout_seconds,
+        }
+        self._secure = 0
         self._selector = selectors.DefaultSelector()
+        self._doors = Doors(self._selector, listeners, tls_listeners)
         self._queues = Queues()
         self._waiting_bytes = 0
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_waiting = _MOST_WAITING if files == resource.RLIM_INFINITY else min(_MOST_WAITING, files // 2)
-        self._accept_again_at: float | None = None
         self._tidy_at: float | None = None
         self._tidies_left = 0
         self._running = Running()
@@ -75,18 +106,19 @@ class Edge:
     def run(self) -> None:
         """Serve until the room is told to stop, then close the listeners and what has no association yet."""
         self._selector.register(self._room.stop_fd, selectors.EVENT_READ, None)
-        self._listen(True)
+        self._doors.open()
+        if self._certificates is not None:
+            self._certificates.begin(time.monotonic())
         while not self._room.stopping():
             for key, _ in self._selector.select(self._patience()):
                 if isinstance(key.data, Waiting):
                     self._readable(key.data)
-                elif key.data is not None:
+                elif isinstance(key.data, Door):
                     self._accept(key.data)
             self._expire(time.monotonic())
         for waiting in self._queues:
             self._close(waiting)
-        for listener in self._listeners:
-            listener.close()
+        self._doors.close()
         self._selector.close()
 
     def drain(self, grace_seconds: float) -> bool:
@@ -95,45 +127,22 @@ class Edge:
 
     # Connections
 
-    def _listen(self, on: bool) -> None:
-        for listener in self._listeners:
-            if on:
-                listener.setblocking(False)
-                self._selector.register(listener, selectors.EVENT_READ, listener)
-            else:
-                self._selector.unregister(listener)
-
     def _patience(self) -> float | None:
-        ats = (self._queues.next_deadline(), self._accept_again_at, self._tidy_at)
+        look_at = self._certificates.look_at if self._certificates is not None else None
+        ats = (self._queues.next_deadline(), self._doors.again_at, self._tidy_at, look_at)
         deadlines = [at for at in ats if at is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                sock, name = listener.accept()
-            except BlockingIOError:
-                return  # another receive process was faster
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    log.event(log.ERROR, "accept-paused", "no file descriptor or memory left for another connection")
-                    self._listen(False)
-                    self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE_SECONDS
-                    return
-                if error.errno == errno.EINVAL:
-                    return  # shut down: the order to stop is on its way
-                continue  # that connection is gone already
-            sock.setblocking(False)
-            reach("edge.accepted")
-            host = str(name[0])
-            if "." in host:
-                host = host.removeprefix("::ffff:")  # an IPv4 peer on an IPv6 listener
-            peer = f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
-            deadline = time.monotonic() + self._room.receive.association_request_timeout_seconds
-            waiting = Waiting(sock, host, peer, Phase.REQUEST, deadline)
+    def _accept(self, door: Door) -> None:
+        if door.tls and self._certificates is not None:
+            self._certificates.look(time.monotonic())
+        for sock, host, port in self._doors.accept(door):
+            proxied = self._opening.is_balancer(host)
+            phase = Phase.HEADER if proxied else Phase.HANDSHAKE if door.tls else Phase.REQUEST
+            waiting = Waiting(sock, host, spoken(host, port), phase, self._deadline(phase), tls=door.tls)
             self._queues.add(waiting)
             self._selector.register(sock, selectors.EVENT_READ, waiting)
-            if self._counts(waiting):
+            if proxied or self._counts(waiting):  # a balancer's client is counted once it is known
                 self._readable(waiting)  # the request has often come with the connection
                 if len(self._queues) > self._most_waiting:
                     self._displace(next(iter(self._queues.refused() or self._queues.silent())))
@@ -143,7 +152,7 @@ class Edge:
         word = self._room.limits.connect(waiting.host)
         if word is not None:
             same = word == CONNECTIONS_OF_ADDRESS
-            others = (one for one in self._queues.silent() if one is not waiting)
+            others = (one for one in self._queues.silent() if one.counted)
             silent = (one for one in others if not same or one.host == waiting.host)
             longest = next(silent, None)
             if longest is not None:
@@ -151,9 +160,10 @@ class Edge:
                 word = self._room.limits.connect(waiting.host)
         if word is None:
             CONNECTIONS_OPEN.inc()
+            waiting.counted = True
             return True
-        waiting.counted = False
-        self._refuse(waiting, tell_rejected(self._room, overload(word), None, waiting))
+        answer = tell_rejected(self._room, overload(word), None, waiting)
+        self._refuse(waiting, b"" if waiting.tls else answer)
         return False
 
     def _displace(self, waiting: Waiting) -> None:
@@ -165,12 +175,13 @@ class Edge:
     def _expire(self, now: float) -> None:
         for waiting in self._queues.expired(now):
             if not waiting.refused:
-                level = log.WARNING if waiting.received else log.INFO
-                log.event(level, "association-request-timeout", "no A-ASSOCIATE-RQ came in time", peer=waiting.peer)
+                level = log.WARNING if waiting.begun else log.DEBUG if waiting.local else log.INFO
+                log.event(level, *_TIMEOUTS[waiting.phase], peer=waiting.peer)
             self._close(waiting)
-        if self._accept_again_at is not None and self._accept_again_at <= now:
-            self._accept_again_at = None
-            self._listen(True)
+        if self._certificates is not None:
+            self._certificates.look(now)
+        if self._doors.again_at is not None and self._doors.again_at <= now:
+            self._doors.open()
         if self._tidy_at is not None and self._tidy_at <= now:
             self._tidies_left = _QUIET_TIDIES if self._running.any() else self._tidies_left - 1
             self._tidy_at = now + _TIDY_SECONDS if self._tidies_left > 0 else None
@@ -189,9 +200,13 @@ class Edge:
     def _forget(self, waiting: Waiting) -> None:
         self._selector.unregister(waiting.sock)
         self._queues.remove(waiting)
-        self._waiting_bytes -= len(waiting.received)
+        self._secure -= waiting.channel is not None
+        if waiting.phase is Phase.REQUEST:
+            self._waiting_bytes -= len(waiting.received)
 
     def _readable(self, waiting: Waiting) -> None:
+        if waiting.sock.fileno() < 0:
+            return  # displaced by another of the same turn
         try:
             data = waiting.sock.recv(_READ_BYTES)
         except BlockingIOError:
@@ -200,16 +215,50 @@ class Edge:
             data = b""
         if not data:
             if not waiting.refused:
-                level = log.INFO if waiting.received else log.DEBUG
-                log.event(level, "connection-closed", "closed before an association was requested", peer=waiting.peer)
+                _tell_closed(waiting)
             self._close(waiting)
         elif not waiting.refused:
-            waiting.received += data
-            self._waiting_bytes += len(data)
             try:
-                self._request(waiting)
+                self._go_on(waiting, data)
             except PduError as error:
                 self._refuse(waiting, tell_broken(self._room, error, waiting))
+            except NotOpened as error:
+                tell_not_opened(self._room, error, waiting)
+                self._refuse(waiting, error.last_words)
+            except (EOFError, OSError):
+                _tell_closed(waiting)
+                self._close(waiting)
+
+    def _go_on(self, waiting: Waiting, data: bytes) -> None:
+        """Bytes have come. Raises `PduError`, `NotOpened`, EOFError and OSError."""
+        if waiting.phase is Phase.HEADER:
+            rest = self._opening.header(waiting, data)
+            if rest is None or not self._counts(waiting):
+                return
+            self._await(waiting, Phase.HANDSHAKE if waiting.tls else Phase.REQUEST)
+            data = rest
+        if waiting.phase is Phase.HANDSHAKE and data:
+            if waiting.channel is None:
+                self._opening.begin_tls(waiting, data)
+                self._secure += 1
+            if not self._opening.handshake(waiting, data):
+                if self._secure > _MOST_SECURE:
+                    self._displace(next(self._queues.secure()))
+                return
+            self._await(waiting, Phase.REQUEST)
+            data = b""
+        if waiting.channel is not None:
+            data = self._opening.decrypt(waiting, data)
+        if data:
+            waiting.received += data
+            self._waiting_bytes += len(data)
+            self._request(waiting)
+
+    def _deadline(self, phase: Phase) -> float:
+        return time.monotonic() + self._timeouts[phase]
+
+    def _await(self, waiting: Waiting, phase: Phase) -> None:
+        self._queues.move(waiting, phase, self._deadline(phase))
 
     # Requests
 
@@ -230,15 +279,20 @@ class Edge:
             self._serve(waiting, decision, head, bytes(received[whole:]))
 
     def _refuse(self, waiting: Waiting, last_words: bytes) -> None:
-        """Answer, then wait for the peer to close."""
-        self._waiting_bytes -= len(waiting.received)
+        """Answer, then wait for the peer to close; without an answer close at once."""
+        if waiting.phase is Phase.REQUEST:
+            self._waiting_bytes -= len(waiting.received)
         waiting.received = bytearray()
         try:
-            waiting.send(last_words)
+            said = waiting.flush()
+            if last_words:
+                waiting.send(last_words)
         except OSError:
+            said, last_words = False, b""
+        if not (said or last_words):
             self._close(waiting)
             return
-        self._queues.move(waiting, Phase.REFUSED, time.monotonic() + self._room.receive.release_timeout_seconds)
+        self._await(waiting, Phase.REFUSED)
         refused = self._queues.refused()
         if len(refused) > _MOST_REFUSED:
             self._close(next(iter(refused)))
@@ -251,7 +305,8 @@ class Edge:
             self._disconnected(waiting.host)
 
         try:
-            serving = Serving(self._room, waiting.sock, admitted, head=head, rest=rest, peer=waiting.peer)
+            channel = waiting.channel
+            serving = Serving(self._room, waiting.sock, admitted, channel, head=head, rest=rest, peer=waiting.peer)
             self._running.start(serving, ended)
             self._tidy_at = self._tidy_at or time.monotonic() + _TIDY_SECONDS
             self._tidies_left = _QUIET_TIDIES

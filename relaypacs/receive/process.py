@@ -20,6 +20,7 @@ from relaypacs.dicom.contexts import storage_offer
 from relaypacs.errors import ConfigError
 from relaypacs.policy.rights import offer_to
 from relaypacs.receive.association_log import AssociationLog
+from relaypacs.receive.certificates import Certificates
 from relaypacs.receive.edge import Edge
 from relaypacs.receive.limits import Limits, Share
 from relaypacs.receive.room import Room
@@ -51,13 +52,16 @@ def run(
     config: Config,
     *,
     listeners: Sequence[socket.socket],
+    tls_listeners: Sequence[socket.socket] = (),
+    certificates: Certificates | None = None,
     spool: SpoolWriter,
     stop: StopOrder,
     limits: Share | None = None,
     keeper: Keeper | None = None,
 ) -> None:
-    """Receive on `listeners` (bound, listening; closed at the end) into `spool` until `stop`.
+    """Receive on `listeners` and `tls_listeners` (bound, listening; closed at the end) into `spool` until `stop`.
 
+    `certificates` are those of [tls], for `tls_listeners`.
     `limits` is this process's share of the node's; none: it is the only one. `keeper` asks Redis for the limits that
     nodes share; none: there are no others. The spool writer stays open: the caller
     closes it afterwards.
@@ -76,7 +80,14 @@ def run(
         stop_fd=stop.fileno(),
         stopping=stop.event.is_set,
     )
-    edge = Edge(room, config.caller, listeners)
+    edge = Edge(
+        room,
+        config.caller,
+        listeners,
+        tls_listeners=tls_listeners,
+        certificates=certificates,
+        tls_handshake_timeout_seconds=config.tls.handshake_timeout_seconds,
+    )
     if not config.caller:
         log.event(log.WARNING, "nobody-admitted", "no [[caller]] is configured: every association will be rejected")
     room.association_log.start()

@@ -47,6 +47,8 @@ from relaypacs.upper.accept import abort, accept, release
 from relaypacs.upper.element import InlineAssociation
 from relaypacs.upper.reader import Command, Pdu, Reader
 from relaypacs.upper.stream import Stream
+from relaypacs.upper.tls import Channel
+from relaypacs.upper.tls_stream import TlsStream
 
 ASSOCIATIONS = Counter("relaypacs_associations_total", "Associations that ended, by how.", ["outcome"])
 _NO_CONTEXTS = "contexts"
@@ -67,12 +69,14 @@ class Serving:
         room: Room,
         sock: socket.socket,
         admitted: Admitted,
+        channel: Channel | None = None,
         *,
         head: AssociateHead,
         rest: bytes,
         peer: str,
     ) -> None:
-        """`head` is the whole A-ASSOCIATE-RQ; `rest` what had already come behind it; `peer` its address."""
+        """`head` is the whole A-ASSOCIATE-RQ; `rest` what had already come behind it; `peer` its address.
+        `channel`: TLS, if it is spoken."""
         self._room = room
         self._sock = sock
         self._admitted = admitted
@@ -81,7 +85,10 @@ class Serving:
         self._association_id = new_association_id(time.time())
         self._peer = peer
         receive = room.receive
-        self._stream = Stream(sock, send_timeout_seconds=receive.pdu_timeout_seconds)
+        if channel is None:
+            self._stream = Stream(sock, send_timeout_seconds=receive.pdu_timeout_seconds)
+        else:
+            self._stream = TlsStream(sock, channel, send_timeout_seconds=receive.pdu_timeout_seconds)
         self._reader = Reader(
             self._stream,
             room.buffers,

@@ -13,14 +13,19 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from relaypacs.policy.admission import Peer
+from relaypacs.upper.tls import Channel
 
 
 class Phase(IntEnum):
     """What is awaited of the peer."""
 
-    REQUEST = 0
+    HEADER = 0
+    """The PROXY protocol's header."""
+    HANDSHAKE = 1
+    """Its part of the TLS handshake."""
+    REQUEST = 2
     """Its A-ASSOCIATE-RQ."""
-    REFUSED = 1
+    REFUSED = 3
     """Its close: it has had its answer (ARTIM, PS3.8 9.1.5)."""
 
 
@@ -37,9 +42,23 @@ class Waiting:
     deadline: float
     """Monotonic seconds."""
     received: bytearray = field(default_factory=bytearray)
-    """What has come of the A-ASSOCIATE-RQ."""
-    counted: bool = True
-    """Whether it is within the limits of connections."""
+    """What has come of the A-ASSOCIATE-RQ, or of the PROXY protocol's header."""
+    counted: bool = False
+    """Whether it is counted among the connections."""
+    tls: bool = False
+    """Whether it came to a TLS listener."""
+    local: bool = False
+    """Whether it is a balancer's own: it looks whether we are there, and mostly says no more."""
+    channel: Channel | None = None
+    secured: bool = False
+    """Whether the TLS handshake is done."""
+    names: tuple[str, ...] = ()
+    """Of its verified certificate."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has said something, beside a balancer that looks whether we are there."""
+        return bool(self.received) or self.channel is not None
 
     @property
     def refused(self) -> bool:
@@ -48,11 +67,25 @@ class Waiting:
 
     def who(self) -> Peer:
         """Who it is, as far as it has been proven."""
-        return Peer(self.host)
+        return Peer(self.host, self.secured, self.names)
 
     def send(self, data: bytes) -> None:
-        """Send a few bytes without waiting. OSError when that can't be done."""
+        """Send a few bytes without waiting, over TLS where there is TLS. OSError when that can't be done."""
+        if self.secured and self.channel is not None:
+            data = self.channel.encrypt(data)
         self.sock.send(data)
+
+    def flush(self) -> bool:
+        """Send what TLS has to say, without waiting; whether there was anything. OSError when that can't be done."""
+        data = self.channel.output() if self.channel is not None else b""
+        if data and self.sock.send(data) < len(data):
+            raise BrokenPipeError  # a peer that takes not even a handshake
+        return bool(data)
+
+
+def spoken(host: str, port: int) -> str:
+    """An address for people: `10.0.0.1:40000`, `[fe80::1]:40000`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Queues:
@@ -91,6 +124,11 @@ class Queues:
         for queue in self._queues.values():
             while queue and (waiting := next(iter(queue))).deadline <= now:
                 yield waiting
+
+    def secure(self) -> Iterator[Waiting]:
+        """Those that have begun TLS and no association, the longest wait of each phase first."""
+        for phase in (Phase.HANDSHAKE, Phase.REQUEST):
+            yield from (one for one in self._queues[phase] if one.channel is not None)
 
     def refused(self) -> OrderedDict[Waiting, None]:
         """Those that have had their answer, the oldest first."""
