@@ -21,7 +21,7 @@ class Point:
 
 
 POINTS = (
-    Point("edge.accepted", "receive/edge.py", "a connection was accepted", 3),
+    Point("edge.accepted", "receive/doors.py", "a connection was accepted", 3),
     Point("edge.mid-request", "receive/edge.py", "half an A-ASSOCIATE-RQ has come", 2),
     Point("serving.associated", "receive/serving.py", "the A-ASSOCIATE-AC was sent", 3),
     Point("reader.mid-command", "upper/reader.py", "half a C-STORE-RQ has come", 4),
