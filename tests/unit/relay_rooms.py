@@ -106,11 +106,12 @@ class Rooms:
                 ],
             }
         )
+        self.arrival_of = ArrivalReader(Router(config.rule, config.routing.default), lambda _: CallerPolicy())
         self.intake = Intake(
             node=NODE,
             reader=self.reader,
             jobs=self.jobs,
-            arrival_of=ArrivalReader(Router(config.rule, config.routing.default), lambda _: CallerPolicy()),
+            arrival_of=self.arrival_of,
             hints=self.hints,
             notify=self.notified.append,
             on_rows=self.rows_changed.set,
