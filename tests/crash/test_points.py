@@ -7,12 +7,11 @@ A smaller round of `scripts/crash`: each point once. `--long`: its `--long`, and
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.contract.test_jobs.postgres import Postgres, debian_binaries
+from tests.contract.test_jobs.postgres import Postgres
 from tests.crash.harness.command import main
 from tests.crash.harness.mutants import MUTANTS, copy_with, found_out
 from tests.crash.harness.plan import PAUSE_LEASE_SECONDS, SERVER_LEASE_SECONDS
@@ -28,16 +27,6 @@ ROOMS = {
 RUNS_AT_RANDOM = 4
 WHOLE_NODES = 0.1
 """Starting a node anew is most of the time all this takes."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    """A PostgreSQL that keeps what it committed."""
-    binaries = debian_binaries()
-    if binaries is None:
-        pytest.skip("needs Debian's package postgresql")
-    with Postgres(binaries) as server:
-        yield server
 
 
 def judged(runs: list[Run], setting: Setting, tmp_path: Path) -> Totals:

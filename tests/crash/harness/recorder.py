@@ -21,7 +21,10 @@ _MAX_PDU_BYTES = 2048
 
 
 class Recorder:
-    """Context manager. `delay_seconds` is what each answer takes; arrivals are recorded before it."""
+    """Context manager. `delay_seconds` is what each answer takes; arrivals are recorded before it.
+
+    Before it is entered its port refuses connections, and is nobody else's.
+    """
 
     def __init__(self, *, aet: str = "RECORDER", delay_seconds: float = 0.0) -> None:
         self.aet = aet
@@ -31,9 +34,12 @@ class Recorder:
         self._arrived: dict[str, list[str]] = defaultdict(list)
         self.cut = 0
         """Datasets that did not come whole."""
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind(("127.0.0.1", self.port))
 
     def __enter__(self) -> Recorder:
+        self._listener.listen(64)
         threading.Thread(target=self._accept, name="recorder", daemon=True).start()
         return self
 

@@ -161,7 +161,7 @@ class Life:
         totals, verdict = self._totals, self._verdict
         totals.runs += 1
         totals.acknowledged += len(traffic.acknowledged)
-        verdict.made |= traffic.made
+        verdict.made |= {uid: image.digest for uid, image in traffic.made.items()}
         verdict.acknowledged |= traffic.acknowledged
         verdict.sent_again += sum(traffic.sent.values()) - len(traffic.made)
         if left := len(traffic.made) - len(traffic.acknowledged):

@@ -13,7 +13,6 @@ from sqlalchemy import create_engine, select
 
 from relaypacs.jobs.schema import delivery, instance
 from tests.crash.harness.destinations import COUNTING, Arrived, digest_of
-from tests.crash.harness.objects import Image
 from tests.crash.harness.rig import Rig
 
 VISIBLE = {"queued", "active", "deferred", "failed", "held", "discarded"}
@@ -62,11 +61,11 @@ class Totals:
 
 
 class Verdict:
-    """Judges one life of a rig. `made` is every image ever sent to it, by SOP Instance UID."""
+    """Judges one life of a rig. `made` is the digest of every image ever sent to it, by SOP Instance UID."""
 
     def __init__(self, rig: Rig, totals: Totals) -> None:
         self._rig, self._totals = rig, totals
-        self.made: dict[str, Image] = {}
+        self.made: dict[str, str] = {}
         self.acknowledged: set[str] = set()
         self.in_flight = 0
         """What a paused process held: it may send that again."""
@@ -111,7 +110,7 @@ class Verdict:
     def check_end(self) -> None:
         """At the end of the rig's life, the node started anew: everything once more, staging, and no space held."""
         self.check("end", self.acknowledged)
-        known = {image.digest for image in self.made.values()}
+        known = set(self.made.values())
         staged = self._rig.staged_files()
         for path in staged:
             if digest_of(path.read_bytes()) not in known:
@@ -145,8 +144,7 @@ class Verdict:
 
     def _wrong(self, where: str, found: Arrived) -> None:
         for uid, digests in found.items():
-            image = self.made.get(uid)
-            wrong = sum(image is None or digest != image.digest for digest in digests)
+            wrong = sum(digest != self.made.get(uid) for digest in digests)
             if wrong:
                 self._totals.partial += wrong
                 self._totals.fault(f"{where}: an image is not byte for byte what was sent")
