@@ -9,13 +9,16 @@ from pathlib import Path
 from relaypacs import log
 from relaypacs.alive import hold
 from relaypacs.config import Config
+from relaypacs.errors import ConfigError
 from relaypacs.node.relay import run_relay
 from relaypacs.node.sharing import keeper_of, load
 from relaypacs.node.supervisor import Role, Stop
+from relaypacs.receive.certificates import Certificates
 from relaypacs.receive.limits import Limits
 from relaypacs.receive.process import run as run_receive
 from relaypacs.sidecar.process import run as run_sidecar
 from relaypacs.spool.writer import SpoolWriter
+from relaypacs.upper.tls import TlsFailed
 from relaypacs.wake.hints import HintSender
 
 _SIDECAR_GRACE_SECONDS = 2.0
@@ -27,8 +30,11 @@ def alive_file(config: Config, name: str) -> Path:
     return config.run_dir / "alive" / name
 
 
-def receive_roles(config: Config, listeners: Sequence[socket.socket]) -> list[Role]:
-    """The receive processes, all on the same listeners and under common limits."""
+def receive_roles(
+    config: Config, listeners: Sequence[socket.socket], tls_listeners: Sequence[socket.socket] = ()
+) -> list[Role]:
+    """The receive processes, all on the same listeners and under common limits. ConfigError if [tls] can't be used."""
+    certificates = _certificates(config) if tls_listeners else None
     limits = Limits(config.receive, config.receive.processes)  # shared, so made before the fork
     load(config)
 
@@ -50,7 +56,16 @@ def receive_roles(config: Config, listeners: Sequence[socket.socket]) -> list[Ro
             try:
                 hold(alive_file(config, name))
                 share = limits.join(slot)
-                run_receive(config, listeners=listeners, spool=spool, stop=stop, limits=share, keeper=keeper)
+                run_receive(
+                    config,
+                    listeners=listeners,
+                    tls_listeners=tls_listeners,
+                    certificates=certificates,
+                    spool=spool,
+                    stop=stop,
+                    limits=share,
+                    keeper=keeper,
+                )
             finally:
                 if keeper is not None:
                     keeper.close()
@@ -69,6 +84,13 @@ def receive_roles(config: Config, listeners: Sequence[socket.socket]) -> list[Ro
         )
         for slot in range(config.receive.processes)
     ]
+
+
+def _certificates(config: Config) -> Certificates:
+    try:
+        return Certificates(config.tls)
+    except TlsFailed as problem:
+        raise ConfigError([f"[tls] {problem}"]) from None
 
 
 def relay_role(config: Config, hash_key: bytes) -> Role:

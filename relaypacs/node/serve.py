@@ -61,9 +61,12 @@ def serve(config: Config, *, role: str = "all") -> int:
     listeners: list[socket.socket] = []
     if "receive" in wanted:
         receive = config.receive
-        places = [(receive.host, receive.port), *map(endpoint, receive.also_listen)]
-        listeners = [_listen(host, port, "[receive]", places) for host, port in places]
-        found += roles.receive_roles(config, listeners)
+        plain = [(receive.host, receive.port), *map(endpoint, receive.also_listen)] if receive.plain else []
+        tls = [endpoint(one) for one in config.tls.listen]
+        plain_listeners = [_listen(host, port, "[receive]", plain + tls) for host, port in plain]
+        tls_listeners = [_listen(host, port, "[tls]", plain + tls) for host, port in tls]
+        found += roles.receive_roles(config, plain_listeners, tls_listeners)
+        listeners = plain_listeners + tls_listeners
     if "relay" in wanted:
         found.append(roles.relay_role(config, hash_key))
     if "sidecar" in wanted:

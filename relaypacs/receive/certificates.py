@@ -19,14 +19,17 @@ from relaypacs.upper.tls import TlsFailed, fingerprint, server_context
 
 NOT_AFTER = Gauge(
     "relaypacs_tls_certificate_not_after_timestamp_seconds",
-    "When the first of this node's TLS certificates expires, in seconds since 1970.",
+    "When the certificate (or one of its chain) expires, in seconds since 1970.",
+    ["use"],
     multiprocess_mode="livemin",
 )
 UNUSABLE = Gauge(
     "relaypacs_tls_certificate_unusable",
     "1 while the certificate's files on disk can't be used and the one read before is used on.",
+    ["use"],
     multiprocess_mode="livemax",
 )
+_USE = "reception"
 LOOK_SECONDS = 2.0
 IDLE_LOOK_SECONDS = 60.0
 
@@ -45,8 +48,13 @@ class Certificates:
     def begin(self, now: float) -> None:
         """In the process that serves: say what is used (`now`: monotonic seconds)."""
         self._looked_at = now
-        NOT_AFTER.set(self._not_after)
-        UNUSABLE.set(0)
+        NOT_AFTER.labels(_USE).set(self._not_after)
+        UNUSABLE.labels(_USE).set(0)
+
+    @property
+    def not_after(self) -> float:
+        """When the first of the certificates in use expires, in seconds since 1970."""
+        return self._not_after
 
     @property
     def look_at(self) -> float:
@@ -65,11 +73,11 @@ class Certificates:
         try:
             self.context, self._not_after = self._read()
         except TlsFailed as error:
-            UNUSABLE.set(1)
+            UNUSABLE.labels(_USE).set(1)
             log.event(log.ERROR, "certificate-unusable", f"{error}; the certificate read before is used on")
             return
-        UNUSABLE.set(0)
-        NOT_AFTER.set(self._not_after)
+        UNUSABLE.labels(_USE).set(0)
+        NOT_AFTER.labels(_USE).set(self._not_after)
         until = datetime.fromtimestamp(self._not_after, UTC)
         log.event(log.INFO, "certificate-loaded", f"a new certificate is used, valid until {until:%Y-%m-%d %H:%M} UTC")
 
