@@ -123,6 +123,7 @@ class Sweep:
         """Sweep after each nudge, once the hot time is over, until nothing is left; look every minute besides."""
         failing = False
         while not self._stopped.is_set():
+            came_late = self._nudged.is_set()
             self._nudged.clear()
             try:
                 left = self.step()
@@ -142,8 +143,11 @@ class Sweep:
             failing = False
             if left:
                 continue
-            # Whatever was nudged is not cold before the hot time is over, and is then looked at once.
-            if self._nudged.wait(RETRY_SECONDS if self._short else IDLE_SECONDS) and not self._stopped.is_set():
+            # Whatever was nudged is not cold before the hot time is over, and is then looked at once; what came in
+            # that time is cold only after another.
+            if came_late:
+                self._stopped.wait(self._hot_seconds + 0.05)
+            elif self._nudged.wait(RETRY_SECONDS if self._short else IDLE_SECONDS) and not self._stopped.is_set():
                 self._stopped.wait(self._hot_seconds + 0.05)
 
     def step(self) -> bool:

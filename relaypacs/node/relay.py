@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 
 from relaypacs import log
 from relaypacs.config import Config
@@ -17,7 +16,7 @@ from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
 from relaypacs.node.identity import identity
 from relaypacs.node.sharing import keeper_of, wake_of, windows_of
-from relaypacs.node.stores import is_shared, staging_of, tell_trouble
+from relaypacs.node.stores import StagingWatch, is_shared, staging_of
 from relaypacs.node.supervisor import Stop
 from relaypacs.policy.admission import find_caller
 from relaypacs.policy.routing import Router
@@ -37,6 +36,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         return 0
     reader = SpoolReader(config.spool_dir, recycle=config.spool.recycle, recycle_segments=config.spool.recycle_segments)
     staging = staging_of(config, puts=True)
+    watch = StagingWatch(config)
     hints = HintReceiver(config.hint_socket)
     keeper = keeper_of(config, "relay")
     wake = wake_of(keeper)
@@ -81,7 +81,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         keep_rows_seconds=config.keep_rows_seconds,
         shared=is_shared(config),
         puts_at_once=config.staging.puts_at_once,
-        on_trouble=partial(tell_trouble, config),
+        on_trouble=watch.sweep_says,
     )
     forwarder = Forwarder(
         config.destination,
@@ -104,6 +104,8 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         threading.Thread(target=read_log, name="intake"),
         threading.Thread(target=sweep.run, name="sweep"),
     ]
+    # Not waited for at the end: it may hang as long as the storage does.
+    threading.Thread(target=watch.run, args=(stop.event,), name="staging-watch", daemon=True).start()
     forwarder.start()
     for thread in threads:
         thread.start()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+import threading
 from pathlib import Path
 
+from relaypacs import log
 from relaypacs.config import Config
 from relaypacs.config.secrets import storage_keys
+from relaypacs.errors import StagingError
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.protocol import Staging
 
 _START_SECONDS = 3.0
+_LOOK_SECONDS = 10.0
 
 
 def is_shared(config: Config) -> bool:
@@ -64,15 +69,56 @@ def residency_problem(config: Config) -> str:
     return problem
 
 
-def tell_trouble(config: Config, why: str) -> None:
-    """Note why staging fails, or (nothing) that it works again. Never raises: it is only for people."""
-    place = config.staging_trouble_file
-    try:
-        if why:
-            draft = place.with_suffix(".new")
-            draft.write_text(why, encoding="utf-8")
-            draft.rename(place)
-        else:
-            place.unlink(missing_ok=True)
-    except OSError:
-        return
+class StagingWatch:
+    """Keeps `staging_trouble_file`, which `/readyz` reads: what the sweep says, or what a look every 10 s finds.
+
+    The look tells of storage that is down while nothing is staged. A folder needs none: readiness looks itself.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._file = config.staging_trouble_file
+        self._lock = threading.Lock()
+        self._why = {"sweep": "", "look": ""}
+        self._looking = config.staging.kind == "s3"
+        quick = {"attempts": 1, "connect_timeout_seconds": _START_SECONDS, "read_timeout_seconds": _LOOK_SECONDS}
+        self._config = config.model_copy(update={"staging": config.staging.model_copy(update=quick)})
+
+    def run(self, stopped: threading.Event) -> None:
+        """Look until `stopped`."""
+        if not self._looking:
+            return
+        from relaypacs.staging.s3 import S3Staging
+
+        staging = staging_of(self._config)
+        assert isinstance(staging, S3Staging)
+        while not stopped.is_set():
+            try:
+                staging.check()
+            except StagingError as problem:
+                self._note("look", str(problem))
+            else:
+                self._note("look", "")
+            stopped.wait(_LOOK_SECONDS)
+
+    def sweep_says(self, why: str) -> None:
+        """Why staging or freeing fails, or (nothing) that it works again."""
+        self._note("sweep", why)
+
+    def _note(self, who: str, why: str) -> None:
+        with self._lock:
+            before = self._why["sweep"] or self._why["look"]
+            self._why[who] = why
+            now = self._why["sweep"] or self._why["look"]
+            if now == before:
+                return
+            if who == "look":
+                up = "Object storage answers again."
+                log.event(log.ERROR if now else log.INFO, "staging-down" if now else "staging-up", now or up)
+            # For people only: where it can't be written, there is worse to tell.
+            with contextlib.suppress(OSError):
+                if now:
+                    draft = self._file.with_suffix(".new")
+                    draft.write_text(now, encoding="utf-8")
+                    draft.rename(self._file)
+                else:
+                    self._file.unlink(missing_ok=True)

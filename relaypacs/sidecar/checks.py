@@ -112,6 +112,12 @@ def _spool(config: Config) -> Check:
 
 
 def _staging(config: Config) -> Check:
+    if config.staging.kind == "s3":
+        # While it is down the spool takes objects in and hot deliveries go on, so the node stays ready.
+        try:
+            return Check(False, config.staging_trouble_file.read_text(encoding="utf-8"), needed=False)
+        except FileNotFoundError:
+            return Check(True, f"bucket {config.staging.bucket}", needed=False)
     if trouble := _writable(config.staging_dir):
         return Check(False, trouble)
     return Check(True, f"{_size(free_bytes(config.staging_dir))} free")

@@ -28,6 +28,7 @@ STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaypacs_spool_free_bytes": ("Free space of the spool's file system, in bytes.", ()),
     "relaypacs_spool_segments": ("Segment files, by what they are.", ("place",)),
     "relaypacs_staging_free_bytes": ("Free space of the staging folder's file system, in bytes.", ()),
+    "relaypacs_object_storage_up": ("1 while staging in object storage works, else 0.", ()),
     "relaypacs_job_table_up": ("1 if the job table answered this scrape, else 0.", ()),
     "relaypacs_queue_deliveries": (
         "Deliveries that are not over well, by destination and state.",
@@ -104,10 +105,13 @@ class NodeStates(Collector):
 
     def _disk(self) -> Iterator[Metric]:
         spool = self._config.spool_dir
-        for name, folder in (
-            ("relaypacs_spool_free_bytes", spool),
-            ("relaypacs_staging_free_bytes", self._config.staging_dir),
-        ):
+        folders = {"relaypacs_spool_free_bytes": spool}
+        if self._config.staging.kind == "filesystem":
+            folders["relaypacs_staging_free_bytes"] = self._config.staging_dir
+        else:
+            up = not self._config.staging_trouble_file.exists()
+            yield _gauge("relaypacs_object_storage_up", {(): up})
+        for name, folder in folders.items():
             try:
                 yield _gauge(name, {(): free_bytes(folder)})
             except OSError:
