@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -96,10 +97,15 @@ def elements(data: bytes) -> dict[int, bytes]:
 
 
 class Raw:
-    """Context manager: a connection to 127.0.0.1."""
+    """Context manager: a connection to 127.0.0.1, with `first` before TLS if a context for it is given."""
 
-    def __init__(self, port: int, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self, port: int, *, timeout_seconds: float = 10.0, tls: ssl.SSLContext | None = None, first: bytes = b""
+    ) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds)
+        self.sock.sendall(first)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
 
     def __enter__(self) -> Raw:
         return self

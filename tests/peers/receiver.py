@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from relaypacs import log
-from relaypacs.config.model import Caller, Config, Receive, Spool
+from relaypacs.config.model import Caller, Config, Receive, Spool, Tls
 from relaypacs.model import Checkpoint, EventRecord, ObjectRecord
 from relaypacs.node.supervisor import Stop
 from relaypacs.receive import process
+from relaypacs.receive.certificates import Certificates
 from relaypacs.spool.disk import Disk
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.spool.writer import SpoolWriter
@@ -64,9 +65,18 @@ class Receiver:
         callers: Sequence[Caller] = (Caller(ae_title="*"),),
         spool: dict[str, Any] | None = None,
         disk: Disk | None = None,
+        tls: dict[str, Any] | None = None,
         **receive: Any,
     ) -> None:
+        """`tls`: options of [tls]; it listens on `tls_port` then, too."""
         self.config = configuration(callers, {"min_free_bytes": 0, **(spool or {})}, receive)
+        self.tls_port = 0
+        self._tls_listeners = []
+        if tls is not None:
+            self._tls_listeners = [socket.create_server(("127.0.0.1", 0), backlog=512)]
+            self.tls_port = self._tls_listeners[0].getsockname()[1]
+            section = Tls(listen=(f"127.0.0.1:{self.tls_port}",), **tls)
+            self.config = self.config.model_copy(update={"tls": section})
         self.spool = writer(self.config, folder, disk)
         self._folder = folder
         self._log = io.StringIO()
@@ -76,7 +86,14 @@ class Receiver:
         self.thread = threading.Thread(target=self._run, name="receiver")
 
     def _run(self) -> None:
-        process.run(self.config, listeners=[self.listener], spool=self.spool, stop=self.stop_order)
+        process.run(
+            self.config,
+            listeners=[self.listener],
+            tls_listeners=self._tls_listeners,
+            certificates=Certificates(self.config.tls) if self._tls_listeners else None,
+            spool=self.spool,
+            stop=self.stop_order,
+        )
 
     def __enter__(self) -> Receiver:
         log.setup(level="debug", json_lines=True, service="receive", stream=self._log)
