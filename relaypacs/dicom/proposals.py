@@ -110,8 +110,12 @@ def _read(entries: object) -> Iterator[Proposed]:
 
 
 def _short(uid: str) -> str:
-    return "~" + uid.removeprefix(_PREFIX) if uid.startswith(_PREFIX) else uid
+    if uid.startswith(_PREFIX):
+        return "~" + uid.removeprefix(_PREFIX)
+    return "=" + uid if uid.startswith(("~", "=")) else uid  # no UID, and not taken for one
 
 
 def _long(text: str) -> str:
-    return _PREFIX + text.removeprefix("~") if text.startswith("~") else text
+    if text.startswith("~"):
+        return _PREFIX + text[1:]
+    return text.removeprefix("=")
