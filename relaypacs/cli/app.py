@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from relaypacs import __version__
-from relaypacs.cli import association_commands, node_commands, say, verb_commands
+from relaypacs.cli import association_commands, node_commands, operate_commands, say, verb_commands
 from relaypacs.errors import ConfigError, RelayPacsError
 
 app = typer.Typer(
@@ -233,4 +233,5 @@ def db_migrate(context: typer.Context, config: ConfigOption = None) -> None:
 
 verb_commands.add_to(app)
 association_commands.add_to(app)
+operate_commands.add_to(app)
 app.add_typer(node_commands.app, name="node")

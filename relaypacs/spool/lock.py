@@ -45,7 +45,8 @@ def network_file_system(magic: int) -> str | None:
     return _NETWORK.get(magic & 0xFFFFFFFF)
 
 
-def _magic(folder: Path) -> int:
+def statfs_magic(folder: Path) -> int:
+    """What statfs(2) says of the kind of file system a folder is on. OSError."""
     # Python has statvfs only; struct statfs starts with f_type, a long, on every Linux this runs on.
     libc = ctypes.CDLL(None, use_errno=True)
     found = ctypes.create_string_buffer(512)
@@ -62,7 +63,7 @@ def lock_spool(folder: Path, wait_seconds: float) -> int:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = network_file_system(_magic(folder))
+        name = network_file_system(statfs_magic(folder))
         fd = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as problem:
         raise SpoolError(f"the spool folder {folder} can't be used: {problem.strerror}") from problem

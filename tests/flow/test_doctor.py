@@ -1,0 +1,131 @@
+"""`relaypacs doctor` beside a node that runs, and on set-ups that are wrong, each with its mend."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.peers.dcmtk import StoreScp
+from tests.peers.node import RELAYPACS, Node, dimse
+from tests.peers.ports import free_port
+
+BASE = """
+[node]
+state_dir = "{folder}/state"
+[receive]
+host = "127.0.0.1"
+port = {port}
+[sidecar]
+port = {sidecar}
+[spool]
+min_free_bytes = {mark}
+[[caller]]
+ae_title = "*"
+"""
+
+
+def doctor(config: Path, **variables: str) -> tuple[int, dict[str, dict[str, str]]]:
+    """Exit code, and the findings by what was looked at."""
+    done = subprocess.run(
+        [str(RELAYPACS), "doctor", "--config", str(config), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **variables},
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, {one["what"]: one for one in json.loads(done.stdout)["findings"]}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a configuration that is good but for what is given."""
+
+    def write(more: str = "", *, folder: Path = tmp_path, port: int = 0, mark: int = 1000) -> Path:
+        path = tmp_path / "relaypacs.toml"
+        base = BASE.format(folder=folder, port=port or free_port(), sidecar=free_port(), mark=mark)
+        path.write_text(base + more)
+        return path
+
+    return write
+
+
+def test_a_node_that_runs_is_well(node: Callable[..., Node], storescp: Callable[..., StoreScp]) -> None:
+    archive = storescp()
+    relay = node(destinations=[dimse("archive", archive.port, archive.aet)])
+    code, found = doctor(relay.config_path)
+    assert code == 0, found
+    assert found["destination archive"]["grade"] == "good"
+    assert found["job table"]["grade"] == "good"
+    assert found[f"port {relay.port}"]["sentence"].endswith("as this node should")
+    assert "durable in" in found["spool sync"]["sentence"]
+
+
+def test_a_new_node_has_no_job_table_and_nobody_to_send_to(written: Callable[..., Path]) -> None:
+    code, found = doctor(written())
+    assert code == 0, found
+    assert found["job table"]["grade"] == "note"
+    assert found["destinations"]["grade"] == "warning"
+
+
+def test_a_port_that_is_taken_fails(written: Callable[..., Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, found = doctor(written(port=port))
+    assert (code, found[f"port {port}"]["grade"]) == (1, "failed")
+    assert "something else listens there" in found[f"port {port}"]["mend"]
+
+
+def test_a_destination_that_is_not_there_fails(written: Callable[..., Path]) -> None:
+    more = (
+        f'[[destination]]\nname = "pacs"\nkind = "dimse"\nhost = "127.0.0.1"\nport = {free_port()}\ncalled_ae = "P"\n'
+    )
+    code, found = doctor(written(more + '[routing]\ndefault = ["pacs"]\n'))
+    assert (code, found["destination pacs"]["grade"]) == (1, "failed")
+    assert "nothing listens there" in found["destination pacs"]["sentence"]
+
+
+def test_no_room_fails(written: Callable[..., Path]) -> None:
+    code, found = doctor(written(mark=1 << 60))
+    assert (code, found["spool room"]["grade"]) == (1, "failed")
+    assert "A700" in found["spool room"]["mend"]
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no tmpfs here")
+def test_memory_is_no_place_for_a_spool(written: Callable[..., Path], tmp_path: Path) -> None:
+    code, found = doctor(written(folder=Path("/dev/shm") / tmp_path.name))
+    assert (code, found["spool file system"]["grade"]) == (1, "failed")
+
+
+def test_a_job_table_that_does_not_answer_fails(written: Callable[..., Path]) -> None:
+    code, found = doctor(written(), DATABASE_URL=f"postgresql://u:p@127.0.0.1:{free_port()}/x")
+    assert (code, found["job table"]["grade"]) == (1, "failed")
+    assert "p@" not in json.dumps(found), "the password must not be shown"
+
+
+def test_a_secret_that_everyone_can_read_is_a_warning(written: Callable[..., Path], tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("x")
+    secret.chmod(0o644)
+    _, found = doctor(written(), PACS_TOKEN_FILE=str(secret))
+    assert found["secret token"]["grade"] == "warning"
+    secret.chmod(0o600)
+    _, found = doctor(written(), PACS_TOKEN_FILE=str(secret))
+    assert "secret token" not in found
+
+
+def test_people_get_lines_with_the_mend_below(written: Callable[..., Path]) -> None:
+    done = subprocess.run(
+        [str(RELAYPACS), "doctor", "--config", str(written(mark=1 << 60))], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("failed  spool room: "))
+    assert lines[at + 1].strip().startswith("-> make room")
+    assert lines[-1].startswith("The node does not run. ")
