@@ -17,7 +17,7 @@ from typing import Protocol
 from prometheus_client import Counter, Gauge
 
 from relaypacs import log
-from relaypacs.errors import JobsError, StagingError
+from relaypacs.errors import JobsError, RowsLost, StagingError
 from relaypacs.failpoint import reach
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import ANYWHERE
@@ -52,6 +52,10 @@ class Reading(Protocol):
         """Whether everything the segment will ever hold has become rows."""
         ...
 
+    def taken_in(self, generation: str) -> int:
+        """How far the job table was told the segment is taken in, in bytes."""
+        ...
+
     def forgotten(self, generation: str) -> None:
         """The segment has been freed."""
         ...
@@ -77,6 +81,7 @@ class Sweep:
         keep_rows_seconds: float | None = None,
         shared: bool = False,
         puts_at_once: int = 1,
+        standby_lag_seconds: float = 0.0,
         on_trouble: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -85,12 +90,15 @@ class Sweep:
         `keep_seconds`: how long settled instances stay staged (None: for ever); `min_free_bytes`: the spool's mark;
         `date`: `study` or `received`; `keep_rows_seconds`: how long rows stay when all is over (None: for ever).
         `shared`: all nodes have this staging, and `puts_at_once` objects are put to it together. `on_trouble` is told
-        why staging or freeing fails, and "" when it works again.
+        why staging or freeing fails, and "" when it works again. `standby_lag_seconds`: how long what is not needed
+        stays because a standby of the database may not know yet.
         """
         self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
         self._hot_seconds, self._keep_seconds = hot_seconds, keep_seconds
         self._homes = (node, ANYWHERE) if shared else (node,)
         self._on_trouble = on_trouble
+        self._lag_seconds = standby_lag_seconds
+        self._unwanted_since: dict[str, float] = {}
         self._stager = Stager(
             node=node,
             reader=reader,
@@ -127,6 +135,8 @@ class Sweep:
             self._nudged.clear()
             try:
                 left = self.step()
+            except RowsLost:
+                raise
             except (JobsError, StagingError, OSError) as problem:
                 if not failing:
                     log.event(log.ERROR, "sweep-trouble", f"Staging or freeing failed, tried again: {problem}")
@@ -200,8 +210,11 @@ class Sweep:
         freed = 0
         for generation in self._reader.generations():
             if (
-                self._intake.finished(generation)
-                and not self._jobs.segment_needed(self._node, generation, self._keeps())
+                self._outlasted_standby(generation)
+                and self._intake.finished(generation)
+                and not self._jobs.segment_needed(
+                    self._node, generation, self._keeps(), end=self._intake.taken_in(generation)
+                )
                 # The file goes first: a checkpoint without a file is forgotten at start, a file without a
                 # checkpoint would be taken in a second time.
                 and self._reader.free(generation)
@@ -209,16 +222,26 @@ class Sweep:
                 reach("sweep.freed")
                 self._jobs.forget_segment(self._node, generation)
                 self._intake.forgotten(generation)
+                self._unwanted_since.pop(generation, None)
                 _FREED.inc()
                 freed += 1
         return freed
+
+    def _outlasted_standby(self, generation: str) -> bool:
+        """Whether a standby has had the time to learn that nothing in the segment is wanted."""
+        if not self._lag_seconds:
+            return True
+        now = self._clock()
+        if not self._intake.finished(generation) or self._jobs.segment_wanted(self._node, generation, self._keeps()):
+            self._unwanted_since[generation] = now
+        return now - self._unwanted_since.setdefault(generation, now) >= self._lag_seconds
 
     def purge(self) -> int:
         """Delete staged files that were settled longer ago than `keep`, or are only kept on a disk that is short of
         room, and what an attempt to stage left. Returns how many."""
         before = None
         if self._keep_seconds is not None:
-            before = self._clock() - (self._keep_seconds if self._keeps() else 0.0)
+            before = self._clock() - max(self._keep_seconds if self._keeps() else 0.0, self._lag_seconds)
         rows = [
             row
             for home in self._homes

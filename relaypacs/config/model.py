@@ -174,6 +174,11 @@ class Config(Section):
         return self.jobs.url.get_secret_value() if self.jobs.url else f"sqlite:///{self.node.state_dir}/jobs.sqlite"
 
     @property
+    def draining_file(self) -> Path:
+        """While it is there, the node takes no associations: it is being drained."""
+        return self.node.state_dir / "draining"
+
+    @property
     def hint_socket(self) -> Path:
         """Where intake listens for hints of the receive processes."""
         return self.run_dir / "intake.sock"

@@ -111,3 +111,7 @@ class Jobs(Section):
         description="How long rows stay after the last delivery and the bytes are gone: `none`, days as `90d`, or `forever`. What is owed always stays.",
     )
     lease_seconds: Seconds = Field(120.0, description="How long a claimed delivery is a worker's own, in seconds.")
+    standby_lag_seconds: Annotated[float, Field(ge=0, le=86400)] = Field(
+        0.0,
+        description="How far an asynchronous standby of the database may lag: what is delivered stays that long in spool and staging, so that a failover forgets nothing. 0: there is none, or it is synchronous.",
+    )

@@ -15,6 +15,7 @@ from relaypacs.intake import ArrivalReader, CallerPolicy, Intake
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
 from relaypacs.node.identity import identity
+from relaypacs.node.recovery import Recovery
 from relaypacs.node.sharing import keeper_of, wake_of, windows_of
 from relaypacs.node.stores import StagingWatch, is_shared, staging_of
 from relaypacs.node.supervisor import Stop
@@ -31,9 +32,10 @@ _FORWARD_STOP_SECONDS = 10.0
 def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop: Stop) -> int:
     """Run until `stop`. `alive(name)` marks this process (and, once the spool is read, intake) as serving."""
     alive("relay")
-    jobs = _open_jobs(config, stop)
-    if jobs is None:
+    opened = _open_jobs(config, stop)
+    if opened is None:
         return 0
+    jobs, joined = opened
     reader = SpoolReader(config.spool_dir, recycle=config.spool.recycle, recycle_segments=config.spool.recycle_segments)
     staging = staging_of(config, puts=True)
     watch = StagingWatch(config)
@@ -49,6 +51,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     rows_changed = threading.Event()
 
     def look_again() -> None:
+        recovery.poke()
         rows_changed.set()
         for destination in config.destination:
             wake.notify(destination.name)
@@ -56,11 +59,15 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     router = Router(
         config.rule, config.routing.default, ae_titles_case_sensitive=config.receive.ae_titles_case_sensitive
     )
+    arrival_of = ArrivalReader(router, policy_of)
+    recovery = Recovery(
+        config, jobs=jobs, staging=staging, arrival_of=arrival_of, joined=joined, stop=stop, notify=wake.notify
+    )
     intake = Intake(
         node=config.node.name,
         reader=reader,
         jobs=jobs,
-        arrival_of=ArrivalReader(router, policy_of),
+        arrival_of=arrival_of,
         hints=hints,
         notify=wake.notify,
         on_rows=rows_changed.set,
@@ -81,6 +88,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         keep_rows_seconds=config.keep_rows_seconds,
         shared=is_shared(config),
         puts_at_once=config.staging.puts_at_once,
+        standby_lag_seconds=config.jobs.standby_lag_seconds,
         on_trouble=watch.sweep_says,
     )
     forwarder = Forwarder(
@@ -98,11 +106,13 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         intake.recover()
         if not stop.event.is_set():
             alive("intake")
+        recovery.spool_is_read()
         intake.run()
 
     threads = [
-        threading.Thread(target=read_log, name="intake"),
-        threading.Thread(target=sweep.run, name="sweep"),
+        threading.Thread(target=recovery.guard(read_log), name="intake"),
+        threading.Thread(target=recovery.guard(sweep.run), name="sweep"),
+        threading.Thread(target=recovery.run, name="recovery"),
     ]
     # Not waited for at the end: it may hang as long as the storage does.
     threading.Thread(target=watch.run, args=(stop.event,), name="staging-watch", daemon=True).start()
@@ -113,6 +123,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     intake.stop()
     poke(config.hint_socket)
     sweep.stop()
+    recovery.stop()
     forwarder.stop(_FORWARD_STOP_SECONDS)
     for thread in threads:
         thread.join()
@@ -121,11 +132,11 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     wake.close()
     if keeper is not None:
         keeper.close()
-    return 0
+    return recovery.exit_code
 
 
-def _open_jobs(config: Config, stop: Stop) -> JobStore | None:
-    """The job table, migrated, with this node joined; waits while it is down. None after `stop`."""
+def _open_jobs(config: Config, stop: Stop) -> tuple[JobStore, Joined] | None:
+    """The job table, migrated, and what this node found joining; waits while it is down. None after `stop`."""
     told = ""
     while not stop.event.is_set():
         jobs = None
@@ -146,7 +157,7 @@ def _open_jobs(config: Config, stop: Stop) -> JobStore | None:
             stop.event.wait(_RETRY_SECONDS)
         else:
             _tell(joined, shared=is_shared(config))
-            return jobs
+            return jobs, joined
     return None
 
 

@@ -79,6 +79,7 @@ def run(
         buffers=Buffers(READ_BUFFER_BYTES),
         stop_fd=stop.fileno(),
         stopping=stop.event.is_set,
+        draining=config.draining_file.exists,
     )
     edge = Edge(
         room,

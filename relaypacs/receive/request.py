@@ -43,6 +43,10 @@ def overload(word: str) -> Rejected:
 
 
 def _room_for(room: Room, admitted: Admitted) -> Admitted | Rejected:
+    if room.draining():
+        return Rejected(
+            *OVERLOAD, "draining", "the node is being drained (`relaypacs node drain`): send to another one"
+        )
     no_space = room.spool.refusal()
     if no_space is not None:
         return Rejected(*NO_SPACE, no_space)

@@ -34,3 +34,5 @@ class Room:
     buffers: Buffers
     stop_fd: int
     stopping: Callable[[], bool]
+    draining: Callable[[], bool]
+    """Whether the node is to take no associations, because it goes out of service."""

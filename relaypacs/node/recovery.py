@@ -1,0 +1,136 @@
+"""What the relay does about its database having failed over, and about being asked to drain.
+
+A thread of the relay process. A job table that lacks what this node told it, or that is in another history than before
+(a standby took over, a backup was restored), ends the process, which is started anew: the one way in which everything
+in memory is read again. The new life reads the spool from where the table ends and compares staging with the rows.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from relaypacs import log
+from relaypacs.config import Config
+from relaypacs.errors import JobsError, RowsLost, StagingError
+from relaypacs.intake import ArrivalReader
+from relaypacs.intake.restoring import QUEUE_SECONDS, Restorer, tell
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Joined
+from relaypacs.node.supervisor import Stop
+from relaypacs.staging.protocol import Staging
+
+LOOK_SECONDS = 10.0
+EXIT_AGAIN = 75  # EX_TEMPFAIL, sysexits.h
+
+
+class Recovery:
+    """`run` is the thread; the relay's other threads run under `guard`."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        jobs: JobStore,
+        staging: Staging,
+        arrival_of: ArrivalReader,
+        joined: Joined,
+        stop: Stop,
+        notify: Callable[[str], None],
+    ) -> None:
+        self._config, self._jobs, self._staging, self._arrival_of = config, jobs, staging, arrival_of
+        self._joined, self._stop, self._notify = joined, stop, notify
+        self._name = config.node.name
+        self._spool_read = threading.Event()
+        self._look = threading.Event()
+        self.exit_code = 0
+
+    def guard(self, run: Callable[[], object]) -> Callable[[], None]:
+        """`run`, ending the process where rows turn out to be lost."""
+
+        def guarded() -> None:
+            try:
+                run()
+            except RowsLost as lost:
+                self._start_anew(str(lost))
+
+        return guarded
+
+    def spool_is_read(self) -> None:
+        """Everything the spool held at start has rows: staging may be compared with them now."""
+        self._spool_read.set()
+
+    def poke(self) -> None:
+        """Somebody changed something: look at once."""
+        self._look.set()
+
+    def run(self) -> None:
+        """Reconcile if need be, then look every few seconds, until the process is told to stop."""
+        self._watch_draining()
+        while not self._spool_read.wait(1.0):
+            if self._stop.event.is_set():
+                return
+        if self._joined.failed_over:
+            self._reconcile()
+        while not self._stop.event.is_set():
+            self._look.wait(LOOK_SECONDS)
+            self._look.clear()
+            self._watch_draining()
+            self._watch_history()
+
+    def stop(self) -> None:
+        """Make `run` return; the stop is set already."""
+        self._spool_read.set()
+        self._look.set()
+
+    def _start_anew(self, why: str) -> None:
+        log.event(log.WARNING, "database-failed-over", f"{why} The relay starts anew and brings back what is missing.")
+        self.exit_code = EXIT_AGAIN
+        self._stop.set()
+
+    def _reconcile(self) -> None:
+        told = False
+        while not self._stop.event.is_set():
+            restorer = Restorer(
+                node=self._name,
+                jobs=self._jobs,
+                staging=self._staging,
+                arrival_of=self._arrival_of,
+                queue_seconds=QUEUE_SECONDS,
+            )
+            try:
+                done = restorer.run(stopped=self._stop.event.is_set)
+                if self._stop.event.is_set():
+                    return
+                self._jobs.nodes.recovered(self._name, self._joined.timeline)
+            except (JobsError, StagingError) as problem:
+                if not told:
+                    log.event(log.ERROR, "reconcile-waits", f"Staging can't be compared with the job table: {problem}")
+                told = True
+                self._stop.event.wait(LOOK_SECONDS)
+                continue
+            tell(done)
+            for destination in done.notify:
+                self._notify(destination)
+            return
+
+    def _watch_history(self) -> None:
+        with suppress(JobsError):
+            now = self._jobs.nodes.timeline()
+            if now and self._joined.timeline and now != self._joined.timeline:
+                self._start_anew("The database is in another history than before: a standby took over.")
+
+    def _watch_draining(self) -> None:
+        """Have the receive processes refuse associations while the job table says that this node is being drained."""
+        marker = self._config.draining_file
+        with suppress(JobsError, OSError):
+            draining = self._jobs.nodes.draining_since(self._name) is not None
+            if draining and not marker.exists():
+                marker.touch()
+                log.event(
+                    log.WARNING, "node-draining", "The node takes no associations any more and delivers the rest."
+                )
+            elif not draining and marker.exists():
+                marker.unlink()
+                log.event(log.INFO, "node-drain-cancelled", "The node takes associations again.")
