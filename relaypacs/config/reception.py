@@ -82,6 +82,10 @@ class Receive(Section):
     max_command_bytes: Annotated[int, Field(ge=512, le=1 << 20)] = Field(
         65536, description="Largest DIMSE command set accepted, in bytes."
     )
+    max_operations_invoked: Annotated[int, Field(ge=1, le=65535)] = Field(
+        16,
+        description="Longest asynchronous operations window granted: requests a peer may send before the first is answered.",
+    )
     association_request_timeout_seconds: Seconds = Field(
         10.0, description="Time a connection has to send its A-ASSOCIATE-RQ (ARTIM), in seconds."
     )

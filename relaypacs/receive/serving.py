@@ -126,6 +126,7 @@ class Serving:
                 identity_verified=bool(self._admitted.caller.credentials_env),
                 max_pdu_bytes=self._room.receive.max_pdu_bytes,
                 timeout_seconds=self._room.receive.pdu_timeout_seconds,
+                max_operations_invoked=self._room.receive.max_operations_invoked,
             )
             if not association.is_established:
                 self._not_established(association)
