@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from relaypacs.config.options import File, Host, Name, Port, Schedule, Seconds, VariablePrefix, base_url_problems
+from relaypacs.config.options import File, Host, Hours, Name, Port, Schedule, Seconds, VariablePrefix, base_url_problems
 from relaypacs.config.section import Section
 from relaypacs.policy.aetitle import check_ae_title
 
@@ -54,6 +54,15 @@ class Destination(Section):
     connect_timeout_seconds: Seconds = Field(10.0, description="Time to connect and to associate, in seconds.")
     response_timeout_seconds: Seconds = Field(120.0, description="Longest silence while an answer is owed, in seconds.")
     idle_seconds: Seconds = Field(10.0, description="dimse: how long an unused association stays open, in seconds.")
+    max_objects_per_second: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Most instances a second, over all associations; 0 is no limit."
+    )
+    max_megabits_per_second: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Most of the network that is used, in Mbit/s on average; 0 is no limit."
+    )
+    send_between: Hours = Field(
+        "", description="Hours in which it is sent to, local time, such as 19:00-06:00; empty is always."
+    )
     retry: Schedule = Field(
         "5x1m,12x5m,24x1h,7x1d",
         description="Retry schedule: COUNTxINTERVAL, comma-separated (s, m, h, d); then dead letter.",

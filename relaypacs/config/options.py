@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from relaypacs.dicom.tags import tag_of
 from relaypacs.dicom.uid import check_uid
 from relaypacs.policy.aetitle import check_ae_title
+from relaypacs.policy.hours import parse_hours
 from relaypacs.policy.retry import parse_schedule
 from relaypacs.policy.routing import compile_pattern
 
@@ -30,6 +31,12 @@ def _check_name(value: str) -> str:
 def _check_schedule(value: str) -> str:
     parse_schedule(value)
     return value
+
+
+def _check_hours(value: str) -> str:
+    if value:
+        parse_hours(value)
+    return value.strip()
 
 
 def _check_network(value: str) -> str:
@@ -186,6 +193,7 @@ Uid = Annotated[str, AfterValidator(check_uid)]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
 Tag = Annotated[str, AfterValidator(_check_tag)]
 Schedule = Annotated[str, AfterValidator(_check_schedule)]
+Hours = Annotated[str, AfterValidator(_check_hours)]
 Network = Annotated[str, AfterValidator(_check_network)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 CallerPattern = Annotated[str, Field(max_length=64), AfterValidator(_check_caller_pattern)]

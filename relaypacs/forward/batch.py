@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from relaypacs.errors import DigestMismatch, RelayPacsError, SegmentGone
+from relaypacs.forward.pace import Pace
 from relaypacs.forward.sender import Payload, Sender, Trouble, Unreadable
 from relaypacs.forward.settle import Settler
+from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
-from relaypacs.model import Claim, Deferred, Failed, Outcome, Scope, Settlement
+from relaypacs.model import Claim, Deferred, Delivered, Failed, Outcome, Scope, Settlement
 from relaypacs.policy.outcome import CORRUPT, OUT_OF_RESOURCES_IN_A_ROW, out_of_resources
 from relaypacs.policy.retry import next_wait
 
@@ -33,9 +35,13 @@ class Batch:
         settler: Settler,
         schedule: Schedule,
         moved: set[int],
-        probe: bool,
-        stopping: Callable[[], bool],
+        site: Site,
+        number: int,
+        trial: bool,
+        stopping: Callable[[float], bool],
+        pace: Pace | None = None,
     ) -> None:
+        """`number`: the worker's at `site`. `stopping(seconds)` waits so long for the order to stop."""
         self._claims = claims
         self._left = {claim.delivery_id: claim for claim in claims}
         self._opened: dict[int, Claim] = {}
@@ -43,8 +49,12 @@ class Batch:
         self._settler = settler
         self._schedule = schedule
         self._moved = moved
-        self._patience = 1 if probe else OUT_OF_RESOURCES_IN_A_ROW
+        self._site = site
+        self._number = number
+        self._pace = pace or Pace()
+        self._patience = 1 if trial else OUT_OF_RESOURCES_IN_A_ROW
         self._short_in_a_row = 0
+        self._short_of: set[str] = set()
         self._stopping = stopping
         self.answered = False
         """Whether the destination decided on any instance."""
@@ -56,7 +66,7 @@ class Batch:
         that an instance that triggers a bug can't do so for ever.
         """
         try:
-            trouble = sender.deliver(self._claims, self.read, self.report, self.proceed)
+            trouble: Trouble | None = sender.deliver(self._claims, self.read, self.report, self.proceed)
         except Exception as bug:
             now = time.time()
             reason = Deferred(f"this node failed ({type(bug).__name__}): see its log", Scope.INSTANCE)
@@ -64,26 +74,45 @@ class Batch:
                 if claim.delivery_id in self._left:
                     self._settle(claim, reason, now, now)
             raise
+        else:
+            if trouble is not None and trouble.opening and self._left and self._site.alone(self._number):
+                # People look for the reason in a row; where others are open it is a matter of the window alone.
+                now = time.time()
+                self._settle(next(iter(self._left.values())), Deferred(trouble.reason, Scope.SITE), now, now)
         finally:
             self._settler.give_back(list(self._left.values()))
         if trouble is None and self._short_in_a_row >= self._patience:
-            trouble = Trouble("destination is out of resources for one instance after another: check its disk and log")
+            sentence = "destination is out of resources for one instance after another: check its disk and log"
+            study = next(iter(self._short_of)) if len(self._short_of) == 1 else ""
+            trouble = Trouble(sentence, study=study)
         return trouble
 
     def proceed(self) -> bool:
         """Whether to go on to the next instance."""
-        return self._short_in_a_row < self._patience and not self._stopping()
+        return self._short_in_a_row < self._patience and not self._stopping(0.0) and self._site.within_hours()
 
     def report(self, claim: Claim, outcome: Outcome, started_at: float, finished_at: float) -> None:
         """A claim's outcome, once, with its times (seconds since the epoch)."""
         self.answered |= not (isinstance(outcome, Deferred) and outcome.scope is Scope.SITE)
-        short = isinstance(outcome, Deferred) and out_of_resources(outcome.status)
-        self._short_in_a_row = self._short_in_a_row + 1 if short else 0
+        study = claim.study_instance_uid
+        if isinstance(outcome, Deferred) and out_of_resources(outcome.status):
+            if not self._site.is_poison(study):
+                self._short_in_a_row += 1
+                self._short_of.add(study)
+        else:
+            self._short_in_a_row = 0
+            self._short_of.clear()
+            if isinstance(outcome, Delivered):
+                self._site.accepted(study)
         self._settle(claim, outcome, started_at, finished_at)
 
     @contextmanager
     def read(self, claim: Claim) -> Iterator[Payload]:
-        """The claim's bytes. Raises Unreadable when they can't be had, which is then settled or given back."""
+        """The claim's bytes, when the destination's pace allows. Raises Unreadable when they can't be had, which is
+        then settled or given back."""
+        wait = self._pace.take(claim.location.dataset_length)
+        if wait > 0 and self._stopping(wait):
+            raise Unreadable  # still ours, so it is given back
         with ExitStack() as stack:
             try:
                 payload = stack.enter_context(self._source.read(claim))

@@ -10,18 +10,23 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from prometheus_client import Gauge
 
 from relaypacs.config.model import Destination
 from relaypacs.config.secrets import credentials
 from relaypacs.forward.cstore import CStoreSender
-from relaypacs.forward.sender import Sender
+from relaypacs.forward.echo import echo
+from relaypacs.forward.memory import Memory, Pair
+from relaypacs.forward.pace import Pace
+from relaypacs.forward.sender import Sender, Trouble
 from relaypacs.forward.settle import Settler
 from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
 from relaypacs.forward.stow import StowSender
 from relaypacs.forward.worker import Jobs, Worker
+from relaypacs.policy.hours import closed_for, parse_hours
 from relaypacs.wake.protocol import Wake, Windows
 
 _SETTLE_SHARE = 0.3
@@ -30,6 +35,12 @@ _SETTLE_SHARE = 0.3
 _up = Gauge(
     "relaypacs_destination_up",
     "Whether the destination answered when it was last tried.",
+    ["destination"],
+    multiprocess_mode="mostrecent",
+)
+_window = Gauge(
+    "relaypacs_destination_window",
+    "Associations or requests at once that the destination is found to take; at most `associations`.",
     ["destination"],
     multiprocess_mode="mostrecent",
 )
@@ -62,11 +73,21 @@ class Forwarder:
         kinds = {one.name: str(one.kind) for one in destinations}
         self._settler = Settler(jobs, lease_seconds=lease_seconds, kinds=kinds, wake=wake.notify)
         connectivity = _Connectivity(kinds)
-        self._sites = {one.name: Site(one.name, connectivity.hears(one.name)) for one in destinations}
+        self._sites = {one.name: _site(one, connectivity.hears(one.name)) for one in destinations}
+        self._memories = {one.name: Memory() for one in destinations}
+        paces = {
+            one.name: Pace(
+                objects_per_second=one.max_objects_per_second, megabits_per_second=one.max_megabits_per_second
+            )
+            for one in destinations
+        }
         workers = [
             Worker(
                 one,
-                sender=_sender(one, calling_ae),
+                number=number,
+                sender=_sender(one, calling_ae, self._memories[one.name]),
+                probe=partial(_probe, one, calling_ae),
+                pace=paces[one.name],
                 site=self._sites[one.name],
                 settler=self._settler,
                 jobs=jobs,
@@ -78,11 +99,15 @@ class Forwarder:
                 stopping=self._stopping,
             )
             for one in destinations
-            for _ in range(one.associations)
+            for number in range(one.associations)
         ]
         self._threads = [
             threading.Thread(target=worker.run, name=f"forward-{worker.name}", daemon=True) for worker in workers
         ]
+
+    def refused(self) -> dict[str, frozenset[Pair]]:
+        """By destination, the (SOP class, transfer syntax) pairs that it was seen to refuse since the start."""
+        return {name: memory.refused() for name, memory in self._memories.items()}
 
     def start(self) -> None:
         """Start every worker."""
@@ -128,8 +153,33 @@ class _Connectivity:
         return changed
 
 
-def _sender(destination: Destination, calling_ae: str) -> Sender:
+def _site(destination: Destination, on_change: Callable[[bool], None]) -> Site:
+    _window.labels(destination.name).set(1)
+    hours = parse_hours(destination.send_between) if destination.send_between else None
+
+    def closed(now: float) -> float:
+        if hours is None:
+            return 0.0
+        at = time.localtime(now)
+        return closed_for(hours, at.tm_hour * 3600 + at.tm_min * 60 + at.tm_sec)
+
+    return Site(
+        destination.name,
+        on_change,
+        most=destination.associations,
+        closed_for=closed,
+        on_window=_window.labels(destination.name).set,
+    )
+
+
+def _probe(destination: Destination, calling_ae: str) -> Trouble | None:
+    """Whether the destination answers: C-ECHO, or a small search. One that has no Verification answers all the same."""
+    found = echo(destination, calling_ae=calling_ae)
+    return None if found.answers else Trouble(found.sentence)
+
+
+def _sender(destination: Destination, calling_ae: str, memory: Memory) -> Sender:
     if destination.kind == "dicomweb":
         credentials(destination, os.environ)  # what is missing is said at start, not at the first request
         return StowSender(destination, lambda: credentials(destination, os.environ))
-    return CStoreSender(destination, calling_ae)
+    return CStoreSender(destination, calling_ae, memory)

@@ -22,14 +22,17 @@ from relaypacs.upper.association import associate
 from relaypacs.upper.errors import UpperError
 
 _LONGEST_ANSWER_BYTES = 1 << 20
+_NO_VERIFICATION = "destination accepts the association but not Verification: enable C-ECHO there"
 
 
 class Echo(NamedTuple):
-    """How it went, one sentence about it, and how long it took."""
+    """How it went, one sentence about it, how long it took, and whether it can be worked with at all."""
 
     ok: bool
     sentence: str
     milliseconds: float
+    answers: bool
+    """True also where it takes associations and has no Verification."""
 
 
 def echo(destination: Destination, *, calling_ae: str, environment: Mapping[str, str] = os.environ) -> Echo:
@@ -42,7 +45,8 @@ def echo(destination: Destination, *, calling_ae: str, environment: Mapping[str,
         _echo_web(destination, environment) if destination.kind == "dicomweb" else _echo_dimse(destination, calling_ae)
     )
     how = "answers C-ECHO" if destination.kind == "dimse" else "answers HTTP"
-    return Echo(not trouble, trouble or f"destination {how}", (time.monotonic() - started) * 1000)
+    answers = not trouble or trouble == _NO_VERIFICATION
+    return Echo(not trouble, trouble or f"destination {how}", (time.monotonic() - started) * 1000, answers)
 
 
 def _echo_dimse(destination: Destination, calling_ae: str) -> str:
@@ -60,7 +64,7 @@ def _echo_dimse(destination: Destination, calling_ae: str) -> str:
         )
         if not association.accepted:
             association.abort()
-            return "destination accepts the association but not Verification: enable C-ECHO there"
+            return _NO_VERIFICATION
         status = association.echo()
         association.release()
     except UpperError as problem:

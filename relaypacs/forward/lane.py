@@ -7,13 +7,14 @@ After anything but a clean answer the association is aborted and never used agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from relaypacs.dicom.command import C_STORE_RSP, encode_store_request
-from relaypacs.dicom.pdu import message_buffers
+from relaypacs.dicom.pdu import MAX_CONTEXTS, message_buffers
 from relaypacs.failpoint import reach
 from relaypacs.forward.checksum import Corrupt, checked
+from relaypacs.forward.memory import Memory, Pair
 from relaypacs.policy.outcome import rejected, unreachable
 from relaypacs.upper.association import Requested, associate
 from relaypacs.upper.errors import (
@@ -28,12 +29,7 @@ from relaypacs.upper.errors import (
 )
 from relaypacs.upper.tls import ClientTls, TlsFailed
 
-MOST_CONTEXTS = 128
-"""Odd context ids 1-255 (PS3.8 9.3.2.2)."""
 _LAST_MESSAGE_ID = 0xFFFF
-
-Pair = tuple[str, str]
-"""Abstract syntax (SOP class) and transfer syntax, as UIDs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +48,23 @@ class Address:
 class Lane:
     """At most one association at a time. For one thread."""
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    def __init__(self, address: Address, memory: Memory | None = None) -> None:
+        """`memory`: what is known of the peer, shared with other lanes to it."""
+        self.address = address
+        self._memory = memory or Memory()
         self._association: Requested | None = None
         self._proposed: frozenset[Pair] = frozenset()
-        self._recent: dict[Pair, None] = {}
         self._message_id = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an association."""
+        return self._association is not None
+
+    @property
+    def window(self) -> int:
+        """How many objects may be under way at once (PS3.7 D.3.3.3): what was granted, of what we want."""
+        return 1
 
     def proposed(self, pair: Pair) -> bool:
         """Whether the association has negotiated this pair, with whatever result."""
@@ -78,9 +85,9 @@ class Lane:
         Raises UpperError.
         """
         self.release()
-        wanted = dict.fromkeys(pairs) | self._recent
-        proposed = list(wanted)[:MOST_CONTEXTS]
-        at = self._address
+        wanted = dict.fromkeys(pairs) | dict.fromkeys(self._memory.recent())
+        proposed = list(wanted)[:MAX_CONTEXTS]
+        at = self.address
         self._association = associate(
             at.host,
             at.port,
@@ -93,7 +100,7 @@ class Lane:
         )
         reach("forward.associated")
         self._proposed = frozenset(proposed)
-        self._recent = dict.fromkeys(proposed)
+        self._memory.proposed(proposed, self._association.accepted)
 
     def store(self, pair: Pair, sop_instance: str, dataset: memoryview, crc32c: int | None) -> int | None:
         """Send one object in a proposed `pair` and return the peer's status (PS3.4 B.2.3), or None if it did not
@@ -107,30 +114,51 @@ class Lane:
             return None
         try:
             return self._store(pair, sop_instance, dataset, crc32c)
-        except PeerBroken:
-            raise
-        except AssociationAborted:
+        except UpperError as problem:
+            if not ended_by_peer(problem):
+                raise
             self.open([pair])
         return self._store(pair, sop_instance, dataset, crc32c) if self.accepted(pair) else None
 
     def _store(self, pair: Pair, sop_instance: str, dataset: memoryview, crc32c: int | None) -> int:
+        message_id = self.next_message_id()
+        self.send(message_id, pair, sop_instance, dataset, crc32c)
+        return self.answer((message_id,))[1]
+
+    def next_message_id(self) -> int:
+        """1 to 65535, then from the start: 128 objects at most are under way at once."""
+        self._message_id = self._message_id % _LAST_MESSAGE_ID + 1
+        return self._message_id
+
+    def send(self, message_id: int, pair: Pair, sop_instance: str, dataset: memoryview, crc32c: int | None) -> None:
+        """Send one object in an accepted `pair`; its answer is owed. Raises as `store`."""
         association = self._association
         if association is None:
             raise ConnectionLost("there is no association")
-        self._message_id = self._message_id % _LAST_MESSAGE_ID + 1
-        command = encode_store_request(self._message_id, pair[0], sop_instance)
+        command = encode_store_request(message_id, pair[0], sop_instance)
         buffers = message_buffers(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)
         try:
             association.send_buffers(buffers if crc32c is None else checked(buffers, dataset, crc32c))
             reach("forward.sent")
-            answer = association.read_message()
-            reach("forward.answered")
-            if answer.field != C_STORE_RSP or answer.responded_to != self._message_id or answer.status is None:
-                raise PeerBroken("the answer is no C-STORE-RSP to what was sent")
         except (UpperError, Corrupt):
             self.abort()
             raise
-        return answer.status
+
+    def answer(self, owed: Collection[int]) -> tuple[int, int]:
+        """The next answer: to which of the message ids that are `owed` one, and its status. Raises as `store`."""
+        association = self._association
+        if association is None:
+            raise ConnectionLost("there is no association")
+        try:
+            answer = association.read_message()
+            reach("forward.answered")
+            message_id, status = answer.responded_to, answer.status
+            if answer.field != C_STORE_RSP or message_id is None or message_id not in owed or status is None:
+                raise PeerBroken("the answer is no C-STORE-RSP to what was sent")
+        except UpperError:
+            self.abort()
+            raise
+        return message_id, status
 
     def release(self) -> None:
         """Release the association, if there is one."""
@@ -143,6 +171,11 @@ class Lane:
         if self._association is not None:
             association, self._association = self._association, None
             association.abort()
+
+
+def ended_by_peer(problem: UpperError) -> bool:
+    """Whether the peer ended the association, as some do on purpose between two objects; not that it lied or hung."""
+    return isinstance(problem, AssociationAborted) and not isinstance(problem, PeerBroken)
 
 
 def sentence(problem: UpperError, *, response_timeout_seconds: float) -> str:

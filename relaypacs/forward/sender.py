@@ -30,6 +30,10 @@ class Trouble(NamedTuple):
     reason: str
     retry_after_seconds: float = 0.0
     """What the destination asked for (Retry-After), or 0."""
+    opening: bool = False
+    """It was not even begun: no connection or association was had, so nothing was sent."""
+    study: str = ""
+    """The study whose instances, one after another, drew Out of Resources; it may be their own trouble."""
 
 
 class Unreadable(Exception):
@@ -50,8 +54,16 @@ class Sender(Protocol):
         """Deliver a batch and report each claim that was tried exactly once, with its own outcome.
 
         Before each new instance or request `proceed()` is asked; False ends the batch. Claims that were not reported
-        were not tried: the caller gives them back. Returns the destination's trouble, or None if there is none.
+        were not tried: the caller gives them back. Returns the destination's trouble, or None if there is none; with
+        `opening` nothing is reported for it.
         """
+
+    def prepare(self) -> Trouble | None:
+        """Open what the next `deliver` is likely to need, without an instance: how another association is asked for."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an association is held that counts with the destination's limit of them."""
 
     def rest(self) -> None:
         """Nothing to do for a while: release what is held open at the destination."""

@@ -59,8 +59,7 @@ class StowSender:
                 try:
                     answer = self._post(group)
                 except (ConnectFailed, ConfigError) as problem:
-                    report(group[0][0], Deferred(str(problem), Scope.SITE), started, time.time())
-                    return Trouble(str(problem))
+                    return Trouble(str(problem), opening=True)
                 except ExchangeFailed as problem:
                     for claim, _ in group:
                         report(claim, Deferred(str(problem), Scope.SITE), started, time.time())
@@ -75,6 +74,15 @@ class StowSender:
                 return trouble
             requests.extendleft(reversed(again))
         return None
+
+    def prepare(self) -> Trouble | None:
+        """Nothing to do: a connection more is no matter."""
+        return None
+
+    @property
+    def is_open(self) -> bool:
+        """No: HTTP has no associations to run out of."""
+        return False
 
     def rest(self) -> None:
         """Close the connection."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from relaypacs import log
@@ -15,9 +16,10 @@ from relaypacs.config.model import Destination
 from relaypacs.errors import JobsError
 from relaypacs.failpoint import reach
 from relaypacs.forward.batch import Batch
+from relaypacs.forward.pace import Pace
 from relaypacs.forward.sender import Sender, Trouble
 from relaypacs.forward.settle import Leases, Settler
-from relaypacs.forward.site import Site
+from relaypacs.forward.site import Site, Turn
 from relaypacs.forward.source import ByteSource
 from relaypacs.model import Claim
 from relaypacs.policy.retry import parse_schedule
@@ -29,6 +31,9 @@ _LEAST_WAIT_SECONDS = 1.0
 _JOBS_PAUSE_SECONDS = 1.0
 _NO_PLACE_SECONDS = 0.2
 """How long a worker rests that has found the destination's window over all nodes full."""
+_MOST_LOOKED_THROUGH = 1000
+"""Claims in which one of another study is looked for; the others are given back."""
+_NO_PLACE = Trouble("the destination's window over all nodes is full", opening=True)
 
 
 class Jobs(Leases, Protocol):
@@ -48,7 +53,10 @@ class Worker:
         self,
         destination: Destination,
         *,
+        number: int,
         sender: Sender,
+        probe: Callable[[], Trouble | None],
+        pace: Pace,
         site: Site,
         settler: Settler,
         jobs: Jobs,
@@ -59,7 +67,11 @@ class Worker:
         lease_seconds: float,
         stopping: threading.Event,
     ) -> None:
+        """`number`: which of the destination's workers. `probe` asks the destination whether it answers at all."""
         self.name = destination.name
+        self._number = number
+        self._probe = probe
+        self._pace = pace
         self._limit = destination.batch_instances
         self._idle_seconds = destination.idle_seconds
         self._schedule = parse_schedule(destination.retry)
@@ -80,20 +92,12 @@ class Worker:
 
     def run(self) -> None:
         """Work until the site is stopped; then release what is held at the destination."""
-        while (probe := self._site.take_turn()) is not None:
-            claims: list[Claim] = []
-            trouble, answered = None, False
-            try:
-                if self._enter():
-                    claims = self._claim(1 if probe else self._limit)
-                if claims:
-                    trouble, answered = self._deliver(claims, probe=probe)
-            except Exception as bug:
-                trouble = self._survive(bug)
-            self._site.end_turn(probe=probe, trouble=trouble, answered=answered)
-            if self._place is not None and (self._place.overdue or (trouble is not None and self._place.counted)):
-                self._rest()
-            if not claims and not self._stopping.is_set():
+        while (turn := self._site.take_turn(self._number, self._rest)) is not None:
+            if turn is Turn.PROBE:
+                self._site.end_probe(self._number, self._survived(self._probe))
+            elif turn is Turn.WIDEN:
+                self._site.end_widen(self._number, self._survived(self._widen))
+            elif not self._work(trial=turn is Turn.TRIAL) and not self._stopping.is_set():
                 self._idle()
         self._sender.close()
         self._leave()
@@ -115,7 +119,40 @@ class Worker:
         """Release what is held at the destination."""
         self._sender.rest()
         self._resting = True
+        self._site.rested(self._number)
         self._leave()
+
+    def _work(self, *, trial: bool) -> bool:
+        """Claim and deliver; whether there was anything to do."""
+        claims: list[Claim] = []
+        trouble, answered, entered = None, False, True
+        try:
+            if entered := self._enter():
+                claims = self._claim_for_trial() if trial else self._claim(self._limit)
+            if claims:
+                trouble, answered = self._deliver(claims, trial=trial)
+        except Exception as bug:
+            trouble = self._survive(bug)
+        self._site.end_turn(
+            self._number,
+            trial=trial,
+            trouble=trouble,
+            answered=answered,
+            full=len(claims) >= self._limit,
+            nothing=entered and not claims,
+            still_open=self._sender.is_open,
+        )
+        if self._place is not None and (self._place.overdue or (trouble is not None and self._place.counted)):
+            self._rest()
+        return bool(claims)
+
+    def _claim_for_trial(self) -> list[Claim]:
+        """One claim, if there is one of a study that is not suspected to be what is wrong."""
+        suspects = self._site.suspects
+        claims = self._claim(_MOST_LOOKED_THROUGH if suspects else 1)
+        chosen = next((one for one in claims if one.study_instance_uid not in suspects), next(iter(claims), None))
+        self._settler.give_back([one for one in claims if one is not chosen])
+        return [] if chosen is None else [chosen]
 
     def _claim(self, limit: int) -> list[Claim]:
         told = False
@@ -137,7 +174,7 @@ class Worker:
                 return claims
         return []
 
-    def _deliver(self, claims: list[Claim], *, probe: bool) -> tuple[Trouble | None, bool]:
+    def _deliver(self, claims: list[Claim], *, trial: bool) -> tuple[Trouble | None, bool]:
         self._resting = False
         batch = Batch(
             claims,
@@ -145,10 +182,23 @@ class Worker:
             settler=self._settler,
             schedule=self._schedule,
             moved=self._moved,
-            probe=probe,
-            stopping=self._stopping.is_set,
+            site=self._site,
+            number=self._number,
+            trial=trial,
+            stopping=self._stopping.wait,
+            pace=self._pace,
         )
         return batch.run(self._sender), batch.answered
+
+    def _widen(self) -> Trouble | None:
+        self._resting = False
+        return self._sender.prepare() if self._enter() else _NO_PLACE
+
+    def _survived(self, ask: Callable[[], Trouble | None]) -> Trouble | None:
+        try:
+            return ask()
+        except Exception as bug:
+            return self._survive(bug)
 
     def _survive(self, bug: Exception) -> Trouble:
         log.event(

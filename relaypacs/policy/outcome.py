@@ -44,6 +44,11 @@ def out_of_resources(status: int | None) -> bool:
     return status is not None and (status & 0xFF00 == 0xA700 or status == 0x0213)
 
 
+def refused_kind(status: int) -> bool:
+    """Whether a C-STORE status refuses the SOP class or transfer syntax, whatever the instance."""
+    return status in (0x0118, 0x0122, 0xC122, 0xC123)
+
+
 def store_outcome(status: int) -> Outcome:
     """The outcome of a C-STORE-RSP `status` (0..0xFFFF), PS3.4 Table B.2-1 and PS3.7 C.
 

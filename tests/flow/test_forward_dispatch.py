@@ -19,10 +19,11 @@ from relaypacs.forward.dispatch import Forwarder
 from relaypacs.forward.source import ByteSource
 from relaypacs.model import Claim, State
 from relaypacs.wake.windows import LocalWindows
-from tests.peers.dcmtk import StoreScp
+from tests.peers.dcmtk import STORESCP, StoreScp
 from tests.peers.orthanc import Orthanc
-from tests.peers.ports import free_port
-from tests.peers.stock import StockScp
+from tests.peers.ports import answers, free_port
+from tests.peers.program import Program
+from tests.peers.stock import StockScp, Stored
 from tests.unit.forward.deliveries import JPEG_BASELINE, STUDY, dataset
 from tests.unit.forward.house import NODE, House
 from tests.unit.forward.webpeer import Reply, Request, WebPeer, module
@@ -197,14 +198,88 @@ def test_a_destination_out_of_resources_is_left_alone(house: House, start: Calla
 
 def test_a_probe_is_one_instance(house: House, start: Callable[..., Forwarder]) -> None:
     """And an overloaded destination is asked once per pause, however many workers and instances wait."""
-    with WebPeer(lambda _: Reply(503)) as peer:
+    with WebPeer(lambda request: Reply(503 if request.files else 200)) as peer:
         start([web(peer.url, associations=4, batch_instances=5)])
         house.receive(40)
         time.sleep(2.0)
         sizes = [len(request.uids) for request in peer.requests]
-    assert all(size > 1 for size in sizes[:-1])
-    assert len(sizes) <= 5
-    assert sizes[-1] == 1
+    assert sizes == [5, 0, 1]
+
+
+def test_a_destination_that_is_down_is_asked_without_an_instance(house: House, start: Callable[..., Forwarder]) -> None:
+    """However long it is down, one attempt is counted, and none of a study that comes meanwhile."""
+    with WebPeer(lambda _: Reply(503)) as peer:
+        start([web(peer.url, associations=4)])
+        house.receive(10)
+        time.sleep(3.5)
+        sizes = [len(request.uids) for request in peer.requests]
+    assert sizes[0] == 10
+    assert 1 <= len(sizes) - 1 <= 2
+    assert set(sizes[1:]) == {0}
+
+
+def test_a_destination_that_takes_one_association_at_a_time_is_never_down(
+    house: House, start: Callable[..., Forwarder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """storescp as it is shipped: a second association is left without an answer. No attempt is lost to that."""
+    port = free_port()
+    (tmp_path / "stored").mkdir()
+    command = [STORESCP, "+B", "-aet", "ANY", "-od", str(tmp_path / "stored"), str(port)]
+    program = Program(command, log_path=tmp_path / "log")
+    try:
+        program.wait_ready(lambda: answers(port), 10)
+        start([dimse(port, "one", associations=3, batch_instances=5, max_objects_per_second=25, idle_seconds=1)])
+        house.receive(90, to=("one",))
+        house.wait_states({State.DELIVERED: 90}, seconds=25)
+    finally:
+        program.stop()
+    assert {one.attempts for one in house.deliveries()} == {1}
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    about = [line["event"] for line in lines if line.get("destination") == "one"]
+    assert about == ["destination-up", "destination-window"]
+    assert metric("relaypacs_destination_window", destination="one") == 1
+
+
+def test_the_window_grows_while_work_waits(house: House, start: Callable[..., Forwarder]) -> None:
+    def slowly(_: object) -> int:
+        time.sleep(0.05)
+        return 0
+
+    with StockScp(answer=slowly) as peer:
+        start([dimse(peer.port, "wide", associations=3, batch_instances=4)])
+        house.receive(120, to=("wide",))
+        house.wait_states({State.DELIVERED: 120})
+    assert metric("relaypacs_destination_window", destination="wide") >= 2
+
+
+def test_a_poison_study_does_not_slow_its_destination(house: House, start: Callable[..., Forwarder]) -> None:
+    """Every instance of one study draws A700, for ever: those of another arrive within seconds."""
+    poison, good = f"{STUDY}.666", f"{STUDY}.667"
+    bad = set(house.receive(60, study=poison))
+
+    def answer(one: Stored) -> int:
+        return 0xA700 if one.sop_instance_uid in bad else 0
+
+    house.receive(30, study=good)
+    with StockScp(answer=answer) as peer:
+        start([dimse(peer.port, associations=2, batch_instances=20, retry="99x1s")])
+        house.wait_states({State.DELIVERED: 30}, study=good, seconds=6)
+        house.receive(30, study=good)
+        house.wait_states({State.DELIVERED: 60}, study=good, seconds=6)
+
+
+def test_outside_its_hours_a_destination_is_left_alone(
+    house: House, start: Callable[..., Forwarder], storescp: Callable[..., StoreScp]
+) -> None:
+    scp = storescp()
+    hour = time.localtime().tm_hour
+    closed = f"{(hour + 2) % 24:02}:00-{(hour + 3) % 24:02}:00"
+    opened = f"{hour:02}:00-{(hour + 2) % 24:02}:00"
+    start([dimse(scp.port, "closed", send_between=closed), dimse(scp.port, "opened", send_between=opened)])
+    house.receive(3, to=("closed", "opened"))
+    house.wait_states({State.DELIVERED: 3, State.QUEUED: 3})
+    time.sleep(0.5)
+    assert house.states() == {State.DELIVERED: 3, State.QUEUED: 3}
 
 
 def test_stopping_finishes_the_instance_in_flight_and_gives_back_the_rest(house: House) -> None:

@@ -14,7 +14,7 @@ import google_crc32c
 
 from relaypacs.dicom.part10 import FileHead, file_head, read_file_head
 from relaypacs.forward.sender import Payload, Sender, Trouble, Unreadable
-from relaypacs.model import Claim, Location, Outcome
+from relaypacs.model import Claim, Deferred, Location, Outcome, Scope
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -140,8 +140,13 @@ class Deliveries:
         return self.proceed_until is None or len(self.outcomes) < self.proceed_until
 
     def deliver(self, sender: Sender, claims: Sequence[Claim] | None = None) -> Trouble | None:
-        """Deliver all claims, or these."""
-        return sender.deliver(self.claims if claims is None else claims, self.read, self.report, self.proceed)
+        """Deliver all claims, or these. Trouble before the first byte is put down to one of them, as `Batch` does."""
+        claims = self.claims if claims is None else claims
+        trouble = sender.deliver(claims, self.read, self.report, self.proceed)
+        if trouble is not None and trouble.opening:
+            untried = next(claim for claim in claims if claim.delivery_id not in self.outcomes)
+            self.outcomes[untried.delivery_id] = Deferred(trouble.reason, Scope.SITE)
+        return trouble
 
     def outcome(self, claim: Claim) -> Outcome | None:
         """How a claim ended, if it was tried."""

@@ -10,11 +10,14 @@ import pytest
 
 from relaypacs.errors import DigestMismatch
 from relaypacs.forward.batch import Batch
+from relaypacs.forward.pace import Pace
 from relaypacs.forward.sender import Read, Report, Trouble, Unreadable
 from relaypacs.forward.settle import Settler
+from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
 from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope, State
 from relaypacs.policy.retry import parse_schedule
+from tests.unit.forward.deliveries import STUDY
 from tests.unit.forward.house import NODE, House
 
 
@@ -56,6 +59,13 @@ class Scripted:
                 self.passed_over += 1
         return None
 
+    def prepare(self) -> Trouble | None:
+        return None
+
+    @property
+    def is_open(self) -> bool:
+        return False
+
     def rest(self) -> None:
         return
 
@@ -71,7 +81,8 @@ def run(
     claims: list[Claim] | None = None,
     moved: set[int] | None = None,
     schedule: str = "1x1h",
-    probe: bool = False,
+    trial: bool = False,
+    site: Site | None = None,
 ) -> tuple[Batch, Trouble | None, Scripted]:
     if claims is None:
         claims = claim_all(house)
@@ -82,8 +93,10 @@ def run(
         settler=settler,
         schedule=parse_schedule(schedule),
         moved=set() if moved is None else moved,
-        probe=probe,
-        stopping=lambda: False,
+        site=site or Site("there", lambda _: None),
+        number=0,
+        trial=trial,
+        stopping=lambda _: False,
     )
     sender = Scripted(answer)
     return batch, batch.run(sender), sender
@@ -160,14 +173,85 @@ def test_a_bug_in_a_sender_costs_what_was_open_an_attempt_and_nothing_else(house
     assert "KeyError" in deferred.reason
 
 
-@pytest.mark.parametrize(("probe", "tried"), [(False, 3), (True, 1)])
+@pytest.mark.parametrize(("trial", "tried"), [(False, 3), (True, 1)])
 def test_out_of_resources_in_a_row_is_the_destinations_trouble(
-    house: House, settler: Settler, probe: bool, tried: int
+    house: House, settler: Settler, trial: bool, tried: int
 ) -> None:
     house.receive(6)
-    _, trouble, _ = run(house, settler, lambda _: Deferred("full", Scope.INSTANCE, 0xA700), probe=probe)
+    _, trouble, _ = run(house, settler, lambda _: Deferred("full", Scope.INSTANCE, 0xA700), trial=trial)
     assert trouble is not None
+    assert trouble.study == STUDY
     house.wait_states({State.DEFERRED: tried, State.QUEUED: 6 - tried})
+
+
+def test_a_study_known_to_be_poison_is_tried_to_its_end_and_stops_nobody(house: House, settler: Settler) -> None:
+    site = Site("there", lambda _: None)
+    site.end_turn(trouble=Trouble("full", study=STUDY), answered=True)
+    assert site.suspects == (STUDY,)
+    site.end_turn(trial=True, trouble=None, answered=True)
+    house.receive(6)
+    _, trouble, _ = run(house, settler, lambda _: Deferred("full", Scope.INSTANCE, 0xA700), site=site)
+    assert trouble is None
+    house.wait_states({State.DEFERRED: 6})
+    site.accepted(STUDY)
+    assert not site.is_poison(STUDY)
+
+
+def test_an_association_that_was_not_had_costs_an_attempt_only_where_no_other_is_open(
+    house: House, settler: Settler
+) -> None:
+    class Refused(Scripted):
+        def deliver(
+            self, batch: Sequence[Claim], read: Read, report: Report, proceed: Callable[[], bool]
+        ) -> Trouble | None:
+            return Trouble("refused", opening=True)
+
+    house.receive(3)
+    site = Site("there", lambda _: None, most=2)
+    for others, states in ((True, {State.QUEUED: 3}), (False, {State.QUEUED: 2, State.DEFERRED: 1})):
+        site.end_turn(1, trouble=None, answered=True, still_open=others)
+        claims = claim_all(house)
+        settler.hold(claims)
+        batch = Batch(
+            claims,
+            source=ByteSource(house.reader, house.staging),
+            settler=settler,
+            schedule=parse_schedule("1x1h"),
+            moved=set(),
+            site=site,
+            number=0,
+            trial=False,
+            stopping=lambda _: False,
+        )
+        batch.run(Refused(lambda _: Delivered()))
+        house.wait_states(states)
+
+
+def test_a_pace_is_kept_and_given_up_when_the_node_stops(house: House, settler: Settler) -> None:
+    house.receive(4)
+    waits: list[float] = []
+
+    def stopping(seconds: float) -> bool:
+        waits.append(seconds)
+        return len([one for one in waits if one]) == 3
+
+    batch = Batch(
+        claim_all(house),
+        source=ByteSource(house.reader, house.staging),
+        settler=settler,
+        schedule=parse_schedule("1x1h"),
+        moved=set(),
+        site=Site("there", lambda _: None),
+        number=0,
+        trial=False,
+        stopping=stopping,
+        pace=Pace(objects_per_second=1, clock=lambda: 100.0),
+    )
+    sender = Scripted(lambda _: Delivered())
+    batch.run(sender)
+    assert [one for one in waits if one] == [1.0, 2.0, 3.0]
+    assert sender.passed_over == 1
+    house.wait_states({State.DELIVERED: 3, State.QUEUED: 1})
 
 
 def test_out_of_resources_now_and_then_is_the_instances_own(house: House, settler: Settler) -> None:

@@ -1,0 +1,219 @@
+"""The relays that `scripts/bench relay` compares, and the destinations they relay to: real programs, measured.
+
+A relay is a `bench_receivers.Receiver` that also passes on: by itself, or when `pass_on` is called once everything was
+sent to it. A destination says how many whole objects it has.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from scripts.lib.bench_receivers import OrthancPeer, Receiver, StoreScp
+from tests.peers.dcmtk import DCMSEND
+from tests.peers.node import RELAYPACS, dicomweb, dimse, to_toml
+from tests.peers.orthanc import Orthanc
+from tests.peers.ports import free_port
+
+_LIB = Path(__file__).parent
+_LUA = """
+function OnStoredInstance(id, tags, metadata, origin)
+  if origin['RequestOrigin'] ~= 'Lua' then SendToModality(id, 'there') end
+end
+"""
+_TUNED = {"TCP_NODELAY": "1"}
+
+
+class FolderDestination(StoreScp):
+    """DCMTK's storescp +B: each object a file."""
+
+    web_url = ""
+
+    def whole(self, least_bytes: int) -> int:
+        """How many objects are there, none shorter than `least_bytes`; the newest may still be being written."""
+        with os.scandir(self._stored) as entries:
+            return sum(1 for entry in entries if entry.stat().st_size >= least_bytes)
+
+    def count(self) -> int:
+        """How many objects have begun to arrive: cheaper than `whole`."""
+        return len(os.listdir(self._stored))
+
+
+class OrthancDestination(OrthancPeer):
+    """Orthanc: counts what is in its index."""
+
+    @property
+    def web_url(self) -> str:
+        """Base URL of its DICOMweb service."""
+        return self._orthanc.dicomweb_url
+
+    def whole(self, least_bytes: int) -> int:
+        """How many instances it stores."""
+        return self._orthanc.count()
+
+    def count(self) -> int:
+        """How many instances it stores."""
+        return self._orthanc.count()
+
+    def clear(self) -> None:
+        """Delete everything."""
+        self._orthanc.clear()
+
+
+Destination = FolderDestination | OrthancDestination
+
+
+class RelayUnderTest(Receiver):
+    """A receiver that relays to `to`."""
+
+    def __init__(self, name: str, folder: Path, to: Destination) -> None:
+        super().__init__(name, folder)
+        self.to = to
+        self.passing_cpu_seconds = 0.0
+        self.passing_peak_bytes = 0
+
+    def pass_on(self) -> None:
+        """Everything was sent to the relay: what it doesn't relay by itself is relayed now."""
+
+
+class RelayPacs(RelayUnderTest):
+    """A whole node with its defaults, SQLite and the filesystem. `hung`: a second destination takes connections and
+    never says a word."""
+
+    def __init__(self, name: str, folder: Path, to: Destination, *, web: bool = False, hung: bool = False) -> None:
+        super().__init__(name, folder, to)
+        there = dicomweb("there", to.web_url) if web else dimse("there", to.port, to.called)
+        destinations = [there]
+        self._hung = socket.create_server(("127.0.0.1", 0)) if hung else None
+        if self._hung is not None:
+            destinations.append(dimse("hung", self._hung.getsockname()[1], "HUNG"))
+        tables = {
+            "node": {"state_dir": str(folder / "state")},
+            "receive": {"host": "127.0.0.1", "port": self.port, "ae_titles": ["RELAYPACS"]},
+            "sidecar": {"port": free_port()},
+            "log": {"level": "warning"},
+        }
+        lists = {
+            "caller": [{"ae_title": "*"}],
+            "destination": destinations,
+            "rule": [{"name": "all", "to": [one["name"] for one in destinations]}],
+        }
+        (folder / "relaypacs.toml").write_text(to_toml(tables, lists))
+
+    def command(self) -> list[str | Path]:
+        """What to run."""
+        return [RELAYPACS, "serve", "--config", self.folder / "relaypacs.toml"]
+
+    def stop(self) -> None:
+        """End it."""
+        super().stop()
+        if self._hung is not None:
+            self._hung.close()
+
+
+class OrthancRelay(RelayUnderTest):
+    """Orthanc: by Lua each instance when it is stored, or, `by_study`, one request once the study is there."""
+
+    def __init__(self, name: str, folder: Path, to: Destination, *, tuned: bool, by_study: bool = False) -> None:
+        super().__init__(name, folder, to)
+        self.called = "ORTHANC"
+        self._by_study = by_study
+        script = folder / "route.lua"
+        script.write_text(_LUA)
+        self._orthanc = Orthanc(
+            folder / "o",
+            environment=_TUNED if tuned else {},
+            StableAge=600,
+            DicomModalities={"there": [to.called, "127.0.0.1", to.port]},
+            LuaScripts=[] if by_study else [str(script)],
+        )
+        self.port = self._orthanc.dicom_port
+
+    def start(self) -> None:
+        """Start it."""
+        self._orthanc.start()
+        self._program = self._orthanc.program
+
+    def pass_on(self) -> None:
+        """Send the study."""
+        if self._by_study:
+            body = json.dumps({"Resources": self._orthanc.get_json("/studies"), "Synchronous": True})
+            connection = http.client.HTTPConnection("127.0.0.1", self._orthanc.http_port, timeout=600)
+            connection.request("POST", "/modalities/there/store", body)
+            answer = connection.getresponse()
+            answer.read()
+            connection.close()
+            if answer.status != 200:
+                raise SystemExit(f"{self.name}: Orthanc answered {answer.status}")
+
+    def clear(self) -> None:
+        """Delete everything it stores."""
+        self._orthanc.clear()
+
+    def stop(self) -> None:
+        """End it."""
+        self._orthanc.stop()
+        self._program = None
+
+
+class StoreThenSend(RelayUnderTest):
+    """DCMTK: storescp, and when everything is there, dcmsend of its folder."""
+
+    def __init__(self, name: str, folder: Path, to: Destination, *, tuned: bool) -> None:
+        super().__init__(name, folder, to)
+        self._environment = _TUNED if tuned else {}
+        self._scp = StoreScp("storescp", folder / "scp", tuned=tuned)
+        self.port = self._scp.port
+
+    def start(self) -> None:
+        """Start storescp."""
+        self._scp.start()
+        self._program = self._scp._program
+
+    def pass_on(self) -> None:
+        """Send the folder."""
+        to = ["-aec", self.to.called, "127.0.0.1", str(self.to.port)]
+        sending = subprocess.Popen(
+            [DCMSEND, *to, "+sd", str(self._scp.folder / "stored")],
+            env={**os.environ, **self._environment},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            _, status, used = os.wait4(sending.pid, 0)
+        except BaseException:
+            sending.kill()
+            raise
+        sending.returncode = os.waitstatus_to_exitcode(status)
+        if sending.returncode:
+            raise SystemExit(f"{self.name}: dcmsend ended with {sending.returncode}")
+        self.passing_cpu_seconds = used.ru_utime + used.ru_stime
+        self.passing_peak_bytes = used.ru_maxrss << 10
+
+    def clear(self) -> None:
+        """Delete its files."""
+        self._scp.clear()
+
+    def stop(self) -> None:
+        """End it."""
+        self._scp.stop()
+        self._program = None
+
+
+class StockRelay(RelayUnderTest):
+    """Stock pynetdicom both ways (`bench_stock_relay.py`)."""
+
+    def command(self) -> list[str | Path]:
+        """What to run."""
+        (self.folder / "stored").mkdir(exist_ok=True)
+        to = [str(self.to.port), self.to.called]
+        return [sys.executable, _LIB / "bench_stock_relay.py", str(self.port), self.folder / "stored", *to]
+
+    def clear(self) -> None:
+        """Delete its files."""
+        for path in (self.folder / "stored").iterdir():
+            path.unlink()
