@@ -2,7 +2,8 @@
 
 A put copies inside the kernel (`copy_file_range`: a reflink where the file system has them) to a file in `.new` and
 renames it to its key. One `syncfs` makes a whole batch durable. What a killed process left in `.new` is removed when
-the next one that puts opens the folder. Everything the operating system refuses is a StagingError that names no UID.
+the next one that puts opens the folder. The association is an extended attribute, where there are any. Everything the
+operating system refuses is a StagingError that names no UID.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import itertools
+import json
 import mmap
 import os
 import stat
@@ -25,6 +27,7 @@ from relaypacs.staging.protocol import StagedFacts, StagedObject
 _CHUNK_BYTES = 1 << 20
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM})
 _NEW = ".new"
+_ATTRIBUTE = "user.relaypacs.association"
 _MKDIR_TRIES = 100
 _POPULATE_READ = 22  # MADV_POPULATE_READ, madvise(2), Linux 5.14
 _POPULATE_BYTES = 64 << 20
@@ -49,7 +52,7 @@ class FilesystemStaging:
         self._syncfs = _find_syncfs()
 
     def put(self, key: str, source_fd: int, offset: int, length: int, facts: StagedFacts | None = None) -> None:
-        """Copy to a file of its own in `.new`, then rename it. `facts` are not kept."""
+        """Copy to a file of its own in `.new`, then rename it. Of `facts` the association is kept."""
         path = self._folder / check_key(key)
         self._watch_failures()
         temporary = self._folder / _NEW / f"{os.getpid()}.{next(_serial)}"
@@ -58,6 +61,7 @@ class FilesystemStaging:
             try:
                 try:
                     _copy(source_fd, offset, target, length)
+                    _mark(target, facts)
                 finally:
                     os.close(target)
                 _rename(temporary, path)
@@ -106,7 +110,7 @@ class FilesystemStaging:
                     mapping.close()
 
     def describe(self, key: str, head_bytes: int) -> StagedObject:
-        """Read the file's beginning; `stored_at` is its modification time. Facts are never known."""
+        """Read the file's beginning; `stored_at` and `received_at` are its modification time."""
         path = self._folder / check_key(key)
         with _named("describe"):
             try:
@@ -118,9 +122,10 @@ class FilesystemStaging:
                 if not stat.S_ISREG(status.st_mode):
                     raise OSError(errno.EINVAL, "not a regular file")
                 head = os.pread(fd, head_bytes, 0)
+                facts = _facts(fd, status.st_mtime)
             finally:
                 os.close(fd)
-        return StagedObject(length=status.st_size, stored_at=status.st_mtime, head=head, facts=None)
+        return StagedObject(length=status.st_size, stored_at=status.st_mtime, head=head, facts=facts)
 
     def delete(self, key: str) -> None:
         """Unlink the file, and its study and date folders while they are empty."""
@@ -233,6 +238,22 @@ def _copy(source: int, offset: int, target: int, length: int) -> None:
                 raise OSError(errno.EIO, "the source ends before the object does")
             copied = os.write(target, chunk)
         done += copied
+
+
+def _mark(fd: int, facts: StagedFacts | None) -> None:
+    """Write down the association, where the file system can: the same for all its files, so that ext4 keeps it once."""
+    if facts is not None:
+        words = [facts.association_id, facts.calling_ae, facts.called_ae, facts.peer]
+        with contextlib.suppress(OSError):
+            os.setxattr(fd, _ATTRIBUTE, json.dumps(words).encode())
+
+
+def _facts(fd: int, received_at: float) -> StagedFacts | None:
+    try:
+        association_id, calling_ae, called_ae, peer = json.loads(os.getxattr(fd, _ATTRIBUTE))
+    except (OSError, ValueError):
+        return None
+    return StagedFacts("", association_id, calling_ae, called_ae, peer, received_at)
 
 
 def _map(path: Path) -> mmap.mmap | None:

@@ -21,7 +21,7 @@ class StagedFacts:
     """
 
     digest: str
-    """SHA-256 (hexadecimal) of the dataset and its transfer syntax UID, as intake computed it."""
+    """SHA-256 (hexadecimal) of the dataset and its transfer syntax UID, as intake computed it; empty if not kept."""
     association_id: str
     calling_ae: str
     called_ae: str
@@ -41,7 +41,7 @@ class StagedObject:
     head: bytes
     """The first bytes of the file: as many as were asked for, or all."""
     facts: StagedFacts | None
-    """None where the adapter keeps none (a plain file), or the object was put without."""
+    """None where the storage keeps none, or the object was put without."""
 
 
 class Staging(Protocol):

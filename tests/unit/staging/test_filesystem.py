@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from relaypacs.errors import StagingError
 from relaypacs.staging.filesystem import FilesystemStaging
+from relaypacs.staging.protocol import StagedFacts
 
 KEY = "2026/01/14/study-aa/bb-cc.dcm"
 
@@ -56,6 +58,20 @@ def test_what_a_killed_process_left_half_put_goes_when_the_next_one_starts(tmp_p
     FilesystemStaging(tmp_path / "staging", only_one_that_puts=True)
     assert list((tmp_path / "staging" / ".new").iterdir()) == []
     assert list(staging.scan()) == [(KEY, 10)]
+
+
+def test_the_association_is_known_where_the_file_system_has_attributes(tmp_path, source):
+    staging = FilesystemStaging(tmp_path / "staging")
+    facts = StagedFacts("ab" * 32, "a-1", "MR\u00c4 1", "RELAY", "10.0.0.7:1", 5.0)
+    staging.put(KEY, source, 0, 10, facts)
+    try:
+        os.getxattr(tmp_path / "staging" / KEY, "user.relaypacs.association")
+    except OSError:
+        pytest.skip("no attributes here")
+    found = staging.describe(KEY, 0)
+    assert found.facts == replace(facts, digest="", received_at=found.stored_at)
+    os.setxattr(tmp_path / "staging" / KEY, "user.relaypacs.association", b"[1]")
+    assert staging.describe(KEY, 0).facts is None
 
 
 def test_a_link_in_the_folder_is_never_followed(tmp_path, source):
