@@ -1,4 +1,4 @@
-"""Commands for whoever sets a node up and keeps it running: `doctor`."""
+"""Commands for whoever sets a node up and keeps it running: `doctor`, `worksheet`, `conformance`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one 
 
 def add_to(app: typer.Typer) -> None:
     """Register them."""
-    app.command()(doctor)
+    for command in (doctor, worksheet, conformance):
+        app.command()(command)
 
 
 def doctor(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -27,3 +28,25 @@ def doctor(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     from relaypacs.cli import settings
 
     raise typer.Exit(rooms.doctor(settings.load(config or context.obj), as_json=as_json))
+
+
+def worksheet(
+    context: typer.Context,
+    caller: Annotated[str, typer.Option(metavar="AET", help="The modality's own AE title.")] = "",
+    address: Annotated[str, typer.Option(metavar="HOST", help="This node's address as the modality reaches it.")] = "",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What to type into a modality so that it sends here. Exit code 1 if it is not admitted yet."""
+    from relaypacs.cli import settings
+    from relaypacs.cli import worksheet as sheet
+
+    raise typer.Exit(sheet.worksheet(settings.load(config or context.obj), caller, address, as_json=as_json))
+
+
+def conformance(context: typer.Context, config: ConfigOption = None) -> None:
+    """Write this node's DICOM Conformance Statement (Markdown, in the structure of PS3.2)."""
+    from relaypacs.cli import conformance as statement
+    from relaypacs.cli import say, settings
+
+    say.out(statement.conformance(settings.load(config or context.obj)).rstrip("\n"))

@@ -140,18 +140,18 @@ def check_flip(state: Mapping[str, bytes], promises: Promises, draw: random.Rand
         if image is None or f"segments/{generation}.retired" in state:
             continue
         intact = scan_state(generation, image, state)
-        ends = [record.at.end for record in intact.records]
-        for index, changed in flips(image, ends, draw):
+        places = {record.at.number: (record.at.offset, record.at.end) for record in intact.records}
+        for number, changed in flips(image, places, draw):
             done += 1
             found = scan_state(generation, changed, state)
             whole = {record.at.number for record in _rest(generation, changed, found).records}
-            last = intact.ending is not Ending.SEALED and index >= _last_group(image, intact.records)
+            last = intact.ending is not Ending.SEALED and number >= _last_group(image, intact.records)
             if found.ending is not Ending.CORRUPT and not last:
-                problems.append(f"a flipped byte in record {index} of {generation} went unnoticed")
-            if lost := owed.keys() - whole - {index}:
-                problems.append(f"a flipped byte in record {index} of {generation} cost records {sorted(lost)}")
-            if index in whole:
-                problems.append(f"record {index} of {generation} was returned with a flipped byte")
+                problems.append(f"a flipped byte in record {number} of {generation} went unnoticed")
+            if lost := owed.keys() - whole - {number}:
+                problems.append(f"a flipped byte in record {number} of {generation} cost records {sorted(lost)}")
+            if number in whole:
+                problems.append(f"record {number} of {generation} was returned with a flipped byte")
     return done, problems
 
 

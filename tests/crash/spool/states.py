@@ -128,10 +128,10 @@ def _apply(names: dict[str, int], op: Op) -> None:
         names.pop(op.path, None)
 
 
-def flips(image: bytes, ends: list[int], draw: random.Random) -> Iterator[tuple[int, bytes]]:
-    """`image` with one byte changed somewhere in each of a few records that end at `ends`: (record, bytes)."""
-    for index in draw.sample(range(len(ends)), min(2, len(ends))):
-        at = draw.randrange(ends[index - 1] if index else 0, ends[index])
+def flips(image: bytes, places: Mapping[int, tuple[int, int]], draw: random.Random) -> Iterator[tuple[int, bytes]]:
+    """`image` with one byte changed somewhere in each of a few of the records at `places`: (number, bytes)."""
+    for number in draw.sample(sorted(places), min(2, len(places))):
+        at = draw.randrange(*places[number])
         changed = bytearray(image)
         changed[at] ^= 1 << draw.randrange(8)
-        yield index, bytes(changed)
+        yield number, bytes(changed)
