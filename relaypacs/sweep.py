@@ -155,9 +155,8 @@ class Sweep:
                 continue
             # Whatever was nudged is not cold before the hot time is over, and is then looked at once; what came in
             # that time is cold only after another.
-            if came_late:
-                self._stopped.wait(self._hot_seconds + 0.05)
-            elif self._nudged.wait(RETRY_SECONDS if self._short else IDLE_SECONDS) and not self._stopped.is_set():
+            look_every_seconds = RETRY_SECONDS if self._short else IDLE_SECONDS
+            if came_late or (self._nudged.wait(look_every_seconds) and not self._stopped.is_set()):
                 self._stopped.wait(self._hot_seconds + 0.05)
 
     def step(self) -> bool:

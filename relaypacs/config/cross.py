@@ -47,6 +47,9 @@ def problems(
     if good["receive"] and good["tls"] and not good["receive"].plain and not good["tls"].listen:
         yield Problem(("receive", "plain"), "nobody could send: give [tls] listen, or leave plain = true")
     yield from _same_folder(good)
+    for number, caller in enumerate(good["caller"]):
+        if caller is not None and caller.ack == "staged":
+            yield from _never_staged(good["staging"], good["receive"], ("caller", number, "ack"))
     yield from _without_storage_keys(good["staging"], environ)
     for number, destination in enumerate(good["destination"]):
         yield from _without_credentials(destination, ("destination", number, "credentials_env"), environ)
@@ -153,6 +156,13 @@ def _without_credentials(destination: Destination | None, at: Location, environ:
     except ConfigError as error:
         return [Problem(at, text) for text in error.problems]
     return []
+
+
+def _never_staged(staging: Staging | None, receive: Receive | None, at: Location) -> Iterator[Problem]:
+    if staging is not None and staging.kind != "s3":
+        yield Problem(at, 'staged needs object storage: write [staging] kind = "s3", or leave it spooled')
+    if receive is not None and receive.ack == "buffered":
+        yield Problem(at, 'staged needs [receive] ack = "spooled": buffered promises nothing')
 
 
 def _without_storage_keys(staging: Staging | None, environ: Mapping[str, str]) -> list[Problem]:

@@ -179,6 +179,11 @@ class Config(Section):
         return self.node.state_dir / "draining"
 
     @property
+    def receipt_socket(self) -> Path:
+        """Where receive processes ask the relay process for receipts."""
+        return self.run_dir / "receipts.sock"
+
+    @property
     def hint_socket(self) -> Path:
         """Where intake listens for hints of the receive processes."""
         return self.run_dir / "intake.sock"

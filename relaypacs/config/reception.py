@@ -95,6 +95,10 @@ class Receive(Section):
     idle_timeout_seconds: Seconds = Field(
         600.0, description="Longest silence between messages of an open association, in seconds; then A-ABORT."
     )
+    staged_timeout_seconds: Seconds = Field(
+        20.0,
+        description='How long a caller with ack = "staged" waits for its answer, in seconds; then A700: the object stays in the spool and is relayed all the same.',
+    )
     release_timeout_seconds: Seconds = Field(
         5.0, description="Time a peer has to close the connection after release, reject or abort, in seconds."
     )
@@ -130,6 +134,10 @@ class Caller(Section):
     credentials_env: VariablePrefix = Field(
         "",
         description="If given, it must show a user identity, inside TLS: the variables <this>_USERNAME and, for a passcode, <this>_PASSWORD, or the same with _FILE.",
+    )
+    ack: Literal["spooled", "staged"] = Field(
+        "spooled",
+        description='When its objects are answered with Success: durable on this node\'s disk, or staged: also in object storage and in the job table ([staging] kind = "s3").',
     )
     conflict: Literal["forward-both", "hold-newer", "hold-if-other-source"] = Field(
         "forward-both", description="What to do with a SOP Instance UID received again with other bytes."

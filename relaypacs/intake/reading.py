@@ -161,6 +161,13 @@ class Intake:
         with self._lock:
             return self._taken_in.get(generation, 0)
 
+    def has_read(self, generation: str, end: int) -> bool:
+        """Whether the rows of everything up to byte `end` of the segment are committed. Safe to call from another
+        thread; waits for nothing."""
+        checkpoint = self._read_to.get(generation)
+        # One that was freed had been read to its end.
+        return checkpoint.end >= end if checkpoint else generation not in self._reader.generations()
+
     def forgotten(self, generation: str) -> None:
         """The segment has been freed; nothing of it is read again."""
         with self._lock:

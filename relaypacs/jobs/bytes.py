@@ -56,7 +56,7 @@ def _wanted(keep: bool) -> ColumnElement[bool]:
 def to_stage(connection: Connection, node: str, *, received_before: float, keep: bool, limit: int) -> list[Unstaged]:
     """Instances whose only bytes are in the spool and still wanted, oldest first."""
     rows = connection.execute(
-        select(*_UNSTAGED_COLUMNS)
+        select(*UNSTAGED_COLUMNS)
         .join_from(instance, association)
         # While a file is being deleted no other is put under its key.
         .where(instance.c.node == node, UNSTAGED, instance.c.purging_key.is_(None))
@@ -67,7 +67,7 @@ def to_stage(connection: Connection, node: str, *, received_before: float, keep:
     return [Unstaged(*row) for row in rows]
 
 
-_UNSTAGED_COLUMNS: tuple[ColumnElement[Any], ...] = (
+UNSTAGED_COLUMNS: tuple[ColumnElement[Any], ...] = (
     instance.c.id,
     instance.c.generation,
     instance.c.file_offset,

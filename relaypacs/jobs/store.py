@@ -20,6 +20,7 @@ from relaypacs.jobs import associations, delivery, dialect, intake, nodes, peopl
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
 from relaypacs.jobs.clock import Clock
+from relaypacs.jobs.copies import Copies
 from relaypacs.jobs.leases import Leases
 from relaypacs.jobs.restore import Restoring
 from relaypacs.jobs.states import Verb
@@ -58,6 +59,7 @@ class JobStore:
         self._forget_after = (0.0, 0)
         self.nodes = nodes.Nodes(self._reading, self._writing)
         self.associations = associations.Book(self._reading, self._writing)
+        self.copies = Copies(self._reading)
 
     @staticmethod
     def open(

@@ -17,7 +17,7 @@ from relaypacs.jobs.values import Joined
 from relaypacs.node.identity import identity
 from relaypacs.node.recovery import Recovery
 from relaypacs.node.sharing import keeper_of, wake_of, windows_of
-from relaypacs.node.stores import StagingWatch, is_shared, staging_of
+from relaypacs.node.stores import StagingWatch, desk_of, is_shared, staging_of
 from relaypacs.node.supervisor import Stop
 from relaypacs.policy.admission import find_caller
 from relaypacs.policy.routing import Router
@@ -50,6 +50,11 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
 
     rows_changed = threading.Event()
 
+    def rows_committed() -> None:
+        rows_changed.set()
+        if desk is not None:
+            desk.rows_changed()
+
     def look_again() -> None:
         recovery.poke()
         rows_changed.set()
@@ -70,9 +75,10 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         arrival_of=arrival_of,
         hints=hints,
         notify=wake.notify,
-        on_rows=rows_changed.set,
+        on_rows=rows_committed,
         on_poke=look_again,
     )
+    desk = desk_of(config, reader=reader, jobs=jobs, staging=staging, rows=intake, hash_key=hash_key)
     sweep = Sweep(
         node=config.node.name,
         reader=reader,
@@ -114,6 +120,8 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         threading.Thread(target=recovery.guard(sweep.run), name="sweep"),
         threading.Thread(target=recovery.run, name="recovery"),
     ]
+    if desk is not None:
+        threads.append(threading.Thread(target=recovery.guard(desk.run), name="receipts"))
     # Not waited for at the end: it may hang as long as the storage does.
     threading.Thread(target=watch.run, args=(stop.event,), name="staging-watch", daemon=True).start()
     forwarder.start()
@@ -123,6 +131,8 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     intake.stop()
     poke(config.hint_socket)
     sweep.stop()
+    if desk is not None:
+        desk.stop()
     recovery.stop()
     forwarder.stop(_FORWARD_STOP_SECONDS)
     for thread in threads:

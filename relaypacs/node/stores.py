@@ -12,8 +12,14 @@ from relaypacs import log
 from relaypacs.config import Config
 from relaypacs.config.secrets import storage_keys
 from relaypacs.errors import StagingError
+from relaypacs.intake import Intake
+from relaypacs.jobs.store import JobStore
+from relaypacs.receipts import ReceiptDesk
+from relaypacs.spool.reader import SpoolReader
+from relaypacs.stager import Stager
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.protocol import Staging
+from relaypacs.wake.receipts import ReceiptSocket
 
 _START_SECONDS = 3.0
 _LOOK_SECONDS = 10.0
@@ -67,6 +73,26 @@ def residency_problem(config: Config) -> str:
         problem = said.read()
     os.waitpid(child, 0)
     return problem
+
+
+def desk_of(
+    config: Config, *, reader: SpoolReader, jobs: JobStore, staging: Staging, rows: Intake, hash_key: bytes
+) -> ReceiptDesk | None:
+    """The receipt desk, if some caller wants receipts. OSError if its socket can't be made."""
+    if not any(caller.ack == "staged" for caller in config.caller):
+        return None
+    stager = Stager(
+        node=config.node.name,
+        reader=reader,
+        jobs=jobs,
+        staging=staging,
+        segment_gone=rows.forgotten,
+        hash_key=hash_key,
+        date=config.staging.date,
+        shared=is_shared(config),
+        puts_at_once=config.staging.puts_at_once,
+    )
+    return ReceiptDesk(ReceiptSocket(config.receipt_socket), node=config.node.name, rows=rows, jobs=jobs, stager=stager)
 
 
 class StagingWatch:

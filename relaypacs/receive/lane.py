@@ -8,7 +8,7 @@ built: fragments pass as views from the read buffer to the spool. What ends the 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
@@ -28,7 +28,7 @@ from relaypacs.dicom.command import (
 from relaypacs.dicom.pdu import message_buffers
 from relaypacs.errors import SpoolError, SpoolFull
 from relaypacs.failpoint import reach
-from relaypacs.model import ObjectMeta
+from relaypacs.model import Committed, ObjectMeta
 from relaypacs.spool.append import Append
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Pdu, Reader
@@ -66,6 +66,7 @@ class Answer:
 _STORED = Answer(SUCCESS)
 _FULL = Answer(OUT_OF_RESOURCES, "no space for this object now, try again later")
 _SPOOL_FAILED = Answer(OUT_OF_RESOURCES, "the object could not be made durable, try again later")
+_NOT_STAGED = Answer(OUT_OF_RESOURCES, "not in object storage yet, send it again later")
 _EMPTY = Answer(CANNOT_UNDERSTAND, "the dataset is empty")
 _UNEXPECTED = Answer(PROCESSING_FAILURE, "unexpected internal error")
 
@@ -99,12 +100,13 @@ class Tally:
 class _Sink:
     """Where a dataset's fragments go: the spool until it fails, then nowhere."""
 
-    __slots__ = ("answer", "append", "error")
+    __slots__ = ("answer", "append", "error", "sop_instance_uid")
 
     def __init__(self, append: Append | None, answer: Answer | None) -> None:
         self.append = append
         self.answer = answer
         self.error: Exception | None = None
+        self.sop_instance_uid = ""
 
     def __call__(self, fragments: Sequence[memoryview]) -> None:
         if self.append is None:
@@ -147,7 +149,9 @@ class Lane:
         called_ae: str,
         peer: str,
         peer_max_pdu_bytes: int,
+        receipt: Callable[[Committed, str], bool] | None = None,
     ) -> None:
+        """`receipt`: what Success waits for beside the commit (the record, its SOP Instance UID); False is A700."""
         self.tally = Tally()
         self._spool = spool
         self._stream = stream
@@ -156,6 +160,7 @@ class Lane:
         self._calling_ae = calling_ae
         self._called_ae = called_ae
         self._peer = peer
+        self._receipt = receipt
         self.peer_max_pdu_bytes = peer_max_pdu_bytes
         self._counted = {status: RECEIVED_OBJECTS.labels(f"{status:04X}") for status in _STATUSES}
 
@@ -209,13 +214,14 @@ class Lane:
             sop_instance_uid=request.sop_instance_uid,
             transfer_syntax_uid=transfer_syntax,
         )
+        sink.sop_instance_uid = request.sop_instance_uid
         try:
             sink.append = self._spool.begin(meta)
         except Exception as error:
             sink.fail(error)
 
     def _commit(self, sink: _Sink) -> int:
-        """Make the object durable; the dataset bytes that now count, 0 if it was refused."""
+        """Make the object durable; the dataset bytes that now count, 0 if the spool did not take it."""
         append = sink.append
         size = 0
         if append is not None:
@@ -225,7 +231,7 @@ class Lane:
                 sink.abandon()
             else:
                 try:
-                    append.commit()
+                    committed = append.commit()
                 except Exception as error:
                     sink.fail(error)
                     size = 0
@@ -233,9 +239,10 @@ class Lane:
                     sink.answer = _STORED
                     self.tally.objects += 1
                     self.tally.bytes += size
+                    if self._receipt is not None and not self._receipt(committed, sink.sop_instance_uid):
+                        sink.answer = _NOT_STAGED
         if sink.answer is not _STORED:
             self._log_refusal(sink)
-            return 0
         return size
 
     def _log_cut(self, sink: _Sink) -> None:

@@ -19,10 +19,12 @@ from relaypacs.config.secrets import Credentials, caller_credentials
 from relaypacs.dicom.contexts import storage_offer
 from relaypacs.errors import ConfigError
 from relaypacs.policy.rights import offer_to
+from relaypacs.policy.takers import Takers
 from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.certificates import Certificates
 from relaypacs.receive.edge import Edge
 from relaypacs.receive.limits import Limits, Share
+from relaypacs.receive.receipt import Receipts
 from relaypacs.receive.room import Room
 from relaypacs.receive.shared import SharedLimits
 from relaypacs.spool.writer import SpoolWriter
@@ -71,6 +73,12 @@ def run(
     room = Room(
         receive=receive,
         offers={caller: offer_to(caller, offer) for caller in config.caller},
+        takers=Takers(
+            config.rule,
+            config.routing.default,
+            config.destination,
+            ae_titles_case_sensitive=receive.ae_titles_case_sensitive,
+        ),
         credentials=_credentials(config.caller),
         limits=share,
         shared=SharedLimits(config.redis, keeper, share, receive.processes),
@@ -79,6 +87,7 @@ def run(
         buffers=Buffers(READ_BUFFER_BYTES),
         stop_fd=stop.fileno(),
         stopping=stop.event.is_set,
+        receipts=_receipts(config),
         draining=config.draining_file.exists,
     )
     edge = Edge(
@@ -107,3 +116,9 @@ def _credentials(callers: Sequence[Caller]) -> dict[Caller, Credentials]:
         except ConfigError as problem:
             log.event(log.ERROR, "caller-without-secret", str(problem), user_id=caller.ae_title)
     return found
+
+
+def _receipts(config: Config) -> Receipts | None:
+    if not any(caller.ack == "staged" for caller in config.caller):
+        return None
+    return Receipts(config.receipt_socket, config.receive.staged_timeout_seconds)

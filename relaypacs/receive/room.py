@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from relaypacs.config.model import Caller, Receive
 from relaypacs.config.secrets import Credentials
 from relaypacs.dicom.contexts import Offer
+from relaypacs.policy.takers import Takers
 from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.limits import Share
+from relaypacs.receive.receipt import Receipts
 from relaypacs.receive.shared import SharedLimits
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.reader import Buffers
@@ -25,6 +27,8 @@ class Room:
     receive: Receive
     offers: Mapping[Caller, Offer]
     """What each caller may use."""
+    takers: Takers
+    """What of it the caller's destinations take."""
     credentials: Mapping[Caller, Credentials]
     """What callers with a user identity have to show."""
     spool: SpoolWriter
@@ -34,5 +38,7 @@ class Room:
     buffers: Buffers
     stop_fd: int
     stopping: Callable[[], bool]
+    receipts: Receipts | None
+    """What callers with `ack = "staged"` wait for; None if there are none."""
     draining: Callable[[], bool]
     """Whether the node is to take no associations, because it goes out of service."""

@@ -80,7 +80,7 @@ class Serving:
         self._room = room
         self._sock = sock
         self._admitted = admitted
-        self._offer = room.offers[admitted.caller]
+        self._offer = room.takers.narrow(room.offers[admitted.caller], admitted.calling_ae, admitted.called_ae)
         self._head = head
         self._association_id = new_association_id(time.time())
         self._peer = peer
@@ -187,7 +187,6 @@ class Serving:
 
     def _serve(self, association: InlineAssociation) -> _End:
         inline, receive, room = association.inline, self._room.receive, self._room
-        length = association.requestor.maximum_length
         self._lane = Lane(
             room.spool,
             self._stream,
@@ -196,7 +195,8 @@ class Serving:
             calling_ae=self._admitted.calling_ae,
             called_ae=self._admitted.called_ae,
             peer=self._peer,
-            peer_max_pdu_bytes=16384 if length is None else length,
+            peer_max_pdu_bytes=16384 if (length := association.requestor.maximum_length) is None else length,
+            receipt=room.receipts.wait if room.receipts and room.receipts.wanted_by(self._admitted.caller) else None,
         )
         accepted = association.negotiated.accepted if association.negotiated else ()
         contexts = {one.context_id: (one.abstract_syntax, one.transfer_syntax) for one in accepted}

@@ -30,7 +30,7 @@ _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS})
 
 
 @contextlib.contextmanager
-def _address(path: Path) -> Iterator[str]:
+def socket_address(path: Path) -> Iterator[str]:
     """`path` as a socket address; one too long for that goes through its folder's descriptor."""
     if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
         yield str(path)
@@ -47,7 +47,7 @@ def poke(path: Path) -> None:
     with (
         contextlib.suppress(OSError),
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender,
-        _address(path) as address,
+        socket_address(path) as address,
     ):
         sender.sendto(b"", address)
 
@@ -96,7 +96,7 @@ class HintSender:
             some = list(self._pending)[:_DATAGRAM_HINTS]
             body = b"\n".join(f"{generation} {self._pending[generation]}".encode() for generation in some)
             try:
-                with _address(self._path) as address:
+                with socket_address(self._path) as address:
                     self._socket.sendto(body, address)
             except OSError as error:
                 if error.errno in _FULL:
@@ -138,7 +138,7 @@ class HintReceiver:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             path.unlink(missing_ok=True)
-            with _address(path) as address:
+            with socket_address(path) as address:
                 self._socket.bind(address)
             path.chmod(0o600)
         except OSError:

@@ -22,7 +22,7 @@ LEVELS = [
     {"policy", "config"},
     {"spool", "staging", "jobs", "wake", "alive"},
     {"upper", "stager"},
-    {"receive", "intake", "forward", "sweep", "sidecar"},
+    {"receive", "intake", "forward", "sweep", "receipts", "sidecar"},
     {"node"},
     {"cli", "__main__"},
 ]
