@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from relaypacs.config.options import File, Host, Hours, Name, Port, Schedule, Seconds, VariablePrefix, base_url_problems
+from relaypacs.config.options import (
+    File,
+    Host,
+    Hours,
+    Name,
+    Pattern,
+    Port,
+    Schedule,
+    Seconds,
+    Uid,
+    VariablePrefix,
+    base_url_problems,
+)
 from relaypacs.config.section import Section
 from relaypacs.policy.aetitle import check_ae_title
 
@@ -40,6 +52,14 @@ class Destination(Section):
         "",
         description="dicomweb: prefix of the environment variables <PREFIX>_USERNAME and <PREFIX>_PASSWORD, "
         "or <PREFIX>_TOKEN; each may be given as …_FILE.",
+    )
+    transfer_syntaxes: tuple[Uid, ...] = Field(
+        (),
+        description="Transfer syntax UIDs it takes; what none of a caller's destinations takes is not accepted from it. Empty: not known, so everything.",
+    )
+    sop_classes: tuple[Pattern, ...] = Field(
+        (),
+        description="SOP classes it takes: UIDs, names, or patterns such as `CT *`; empty: not known, so everything.",
     )
     associations: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="Associations (dimse) or requests (dicomweb) at once."

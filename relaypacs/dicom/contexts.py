@@ -46,14 +46,21 @@ class Offer:
     """More of them in one context are refused (result 2), whatever they are."""
     denied: frozenset[str] = frozenset()
     """Abstract syntaxes that others may use here (result 1)."""
+    limited: frozenset[tuple[str, frozenset[str]]] = frozenset()
+    """Storage SOP classes with fewer transfer syntaxes than the others, which may be none."""
 
     def takes(self, abstract_syntax: str) -> frozenset[str]:
         """The transfer syntaxes for an abstract syntax; empty if it is not supported, or denied."""
         if abstract_syntax in self.denied:
             return frozenset()
         if abstract_syntax in self.storage:
-            return self.transfer_syntaxes
+            return _limits(self.limited).get(abstract_syntax, self.transfer_syntaxes)
         return _VERIFICATION_SYNTAXES if abstract_syntax == VERIFICATION else frozenset()
+
+
+@functools.lru_cache(maxsize=64)
+def _limits(limited: frozenset[tuple[str, frozenset[str]]]) -> dict[str, frozenset[str]]:
+    return dict(limited)
 
 
 _VERIFICATION_SYNTAXES = frozenset((IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN))
@@ -121,7 +128,8 @@ def _negotiate(items: bytes, offer: Offer) -> Negotiated:
         if chosen is not None:
             accepted.append(Answered(context_id, abstract_syntax, ACCEPTANCE, chosen))
         else:
-            result = TRANSFER_SYNTAXES_NOT_SUPPORTED if syntaxes else ABSTRACT_SYNTAX_NOT_SUPPORTED
+            known = syntaxes or abstract_syntax in offer.storage
+            result = TRANSFER_SYNTAXES_NOT_SUPPORTED if known else ABSTRACT_SYNTAX_NOT_SUPPORTED
             if abstract_syntax in offer.denied:
                 result = USER_REJECTION
             # Not significant, but the item must hold one.

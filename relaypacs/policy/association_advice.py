@@ -17,6 +17,7 @@ from relaypacs.dicom.contexts import (
     TRANSFER_SYNTAXES_NOT_SUPPORTED,
     USER_REJECTION,
     VERIFICATION,
+    storage_offer,
 )
 from relaypacs.dicom.proposals import Proposed
 from relaypacs.dicom.uid import uid_names
@@ -121,9 +122,11 @@ def _why(group: Sequence[Proposed], uid: str, result: int | None, receive: Recei
         names = ", ".join(name_of(one) for one in syntaxes[:_MOST_SYNTAXES]) or "no transfer syntax"
         names += f" and {len(syntaxes) - _MOST_SYNTAXES} others" if len(syntaxes) > _MOST_SYNTAXES else ""
         there = f"have it propose {name_of(EXPLICIT_VR_LITTLE_ENDIAN)} as well"
-        here = (
-            f"add {syntaxes[0]} to [receive] transfer_syntaxes, or " if syntaxes and receive.transfer_syntaxes else ""
-        )
+        here = ""
+        if syntaxes and receive.transfer_syntaxes:
+            here = f"add {syntaxes[0]} to [receive] transfer_syntaxes, or "
+        elif syntaxes and syntaxes[0] in storage_offer().transfer_syntaxes:
+            here = f"add {syntaxes[0]} to transfer_syntaxes of the destination it goes to, or "
         return f" only with {names}: {here}{there}"
     if result == USER_REJECTION:
         if uid == VERIFICATION:
@@ -134,6 +137,8 @@ def _why(group: Sequence[Proposed], uid: str, result: int | None, receive: Recei
             f" with too many transfer syntaxes: raise [receive] max_transfer_syntaxes ({receive.max_transfer_syntaxes})"
         )
     if result == ABSTRACT_SYNTAX_NOT_SUPPORTED:
+        if uid in storage_offer().storage:
+            return ", which no destination of it takes: add it to sop_classes of one, or route it to another"
         named = uid_names(uid)
         if not named or (named[0].endswith("Storage") and "Commitment" not in named[0]):
             return f", which is not known here: add {uid} to [receive] private_sop_classes"

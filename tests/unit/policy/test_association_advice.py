@@ -107,3 +107,10 @@ def test_where_every_syntax_is_taken_none_is_to_be_added() -> None:
     said = mend(proposed(Proposed(CT, ("1.2.3.4",), 4)), Receive(), CALLERS)
     assert "transfer_syntaxes" not in said
     assert "Explicit VR Little Endian" in said
+
+
+def test_what_only_destinations_limit_is_said_so() -> None:
+    said = mend(proposed(Proposed(CT, ("1.2.840.10008.1.2.4.80",), 4)), Receive(), CALLERS)
+    assert "add 1.2.840.10008.1.2.4.80 to transfer_syntaxes of the destination" in said
+    said = mend(proposed(Proposed(CT, ("1.2.840.10008.1.2",), 3)), Receive(), CALLERS)
+    assert "sop_classes" in said
