@@ -1,4 +1,4 @@
-"""Certificates made by the `openssl` command: an authority, and what it issues. It shares no code with what it tests."""
+"""Certificates made by the `openssl` command: an authority, and what it issues."""
 
 from __future__ import annotations
 
