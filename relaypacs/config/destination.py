@@ -23,6 +23,9 @@ from relaypacs.config.options import (
 from relaypacs.config.section import Section
 from relaypacs.policy.aetitle import check_ae_title
 
+ORIGINAL = "original"
+"""`calling_ae` that stands for the AE title of who sent the instance."""
+
 
 class Destination(Section):
     """[[destination]]: a PACS this node delivers to."""
@@ -32,7 +35,11 @@ class Destination(Section):
     host: Host = Field("", description="dimse: host name or address.")
     port: Port = Field(104, description="dimse: TCP port.")
     called_ae: str = Field("", description="dimse: AE title of the destination.")
-    calling_ae: str = Field("", description="dimse: AE title we present. Default: the first of [receive] ae_titles.")
+    calling_ae: str = Field(
+        "",
+        description="dimse: AE title we present, or `original` for that of who sent the instance. "
+        "Default: the first of [receive] ae_titles.",
+    )
     tls: bool = Field(False, description="dimse: speak TLS 1.2 or 1.3 (PS3.15 B.12); the usual port is then 2762.")
     tls_ca: File = Field(
         "",
@@ -66,6 +73,10 @@ class Destination(Section):
     )
     associations_all_nodes: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="The same over all nodes that share a Redis ([redis] url); 0 is no limit."
+    )
+    max_operations: Annotated[int, Field(ge=1, le=128)] = Field(
+        8,
+        description="dimse: instances under way at once on an association, where the destination grants it; 1 asks not.",
     )
     batch_instances: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Instances claimed at once.")
     max_request_bytes: Annotated[int, Field(ge=1 << 20)] = Field(

@@ -8,9 +8,10 @@ says what to configure; anything that is not an answer is the destination's trou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from relaypacs.config.destination import ORIGINAL
 from relaypacs.config.model import Destination
 from relaypacs.forward.checksum import Corrupt
 from relaypacs.forward.lane import Address, Lane, ended_by_peer, sentence
@@ -19,6 +20,7 @@ from relaypacs.forward.names import spoken
 from relaypacs.forward.sender import Read, Report, Trouble, Unreadable
 from relaypacs.forward.tls import client_tls
 from relaypacs.model import Claim, Deferred, Failed, Scope
+from relaypacs.policy.aetitle import is_ae_title
 from relaypacs.policy.outcome import CORRUPT, no_context, refused_kind, store_outcome
 from relaypacs.upper.errors import UpperError
 
@@ -29,19 +31,30 @@ _PREPARE_SECONDS = 2.0
 class CStoreSender:
     """A `forward.sender.Sender` over C-STORE."""
 
-    def __init__(self, destination: Destination, calling_ae: str, memory: Memory | None = None) -> None:
-        """`calling_ae` is presented if the destination configures none; `memory` is the destination's."""
+    def __init__(
+        self,
+        destination: Destination,
+        calling_ae: str,
+        memory: Memory | None = None,
+        callers: Mapping[str, str] | None = None,
+    ) -> None:
+        """`calling_ae` is presented if the destination configures none; `memory` is the destination's; `callers`
+        has the AE titles of those who sent, by association id, for `calling_ae = "original"`."""
+        own = "" if destination.calling_ae == ORIGINAL else destination.calling_ae
         self._response_timeout_seconds = destination.response_timeout_seconds
         self._memory = memory or Memory()
         self._address = Address(
             destination.host,
             destination.port,
-            calling_ae=destination.calling_ae or calling_ae,
+            calling_ae=own or calling_ae,
             called_ae=destination.called_ae,
             connect_timeout_seconds=destination.connect_timeout_seconds,
             response_timeout_seconds=destination.response_timeout_seconds,
             tls=client_tls(destination),
+            max_operations=destination.max_operations,
         )
+        self._original = destination.calling_ae == ORIGINAL
+        self._callers = {} if callers is None else callers
         self._lane = Lane(self._address, self._memory)
 
     def deliver(
@@ -64,8 +77,8 @@ class CStoreSender:
                     self._settle(flying, report)
                     again = False
                     continue
-                if not self._lane.proposed(_pair(chosen)):
-                    problem = self._open(pending)
+                if not self._fits(chosen):
+                    problem = self._open(chosen, pending)
                     if problem is not None:
                         return problem
                 pending.remove(chosen)
@@ -89,7 +102,7 @@ class CStoreSender:
     def prepare(self) -> Trouble | None:
         """Associate for what was of use before, if anything was."""
         self._lane.check()
-        if self._lane.is_open or not (recent := self._memory.recent()):
+        if self._lane.is_open or self._original or not (recent := self._memory.recent()):
             return None
         at = self._address
         lane = Lane(
@@ -99,7 +112,7 @@ class CStoreSender:
             lane.open(recent)
         except UpperError as problem:
             return Trouble(self._sentence(problem), opening=True)
-        self._lane = lane
+        self._lane, lane.address = lane, at
         return None
 
     @property
@@ -119,12 +132,27 @@ class CStoreSender:
         """What to send next, or None while an answer has to be waited for."""
         if len(flying) >= most:
             return None
-        fitting = next((one for one in pending if self._lane.proposed(_pair(one))), None)
+        fitting = next((one for one in pending if self._fits(one)), None)
         return fitting or (None if flying else pending[0])
 
-    def _open(self, pending: Sequence[Claim]) -> Trouble | None:
+    def _fits(self, claim: Claim) -> bool:
+        """Whether the open association will do: by what it negotiated, and by who we said we are."""
+        return self._lane.proposed(_pair(claim)) and self._calling_ae(claim) == self._lane.address.calling_ae
+
+    def _calling_ae(self, claim: Claim) -> str:
+        """Who we say we are: ourselves, or the one who sent the instance, if that is an AE title."""
+        if not self._original:
+            return self._address.calling_ae
+        title = self._callers.get(claim.association_id, "")
+        return title if is_ae_title(title) else self._address.calling_ae
+
+    def _open(self, first: Claim, pending: Sequence[Claim]) -> Trouble | None:
+        title = self._calling_ae(first)
+        if title != self._lane.address.calling_ae:
+            self._lane.release()
+            self._lane = Lane(replace(self._address, calling_ae=title), self._memory)
         try:
-            self._lane.open(map(_pair, pending))
+            self._lane.open(_pair(one) for one in pending if self._calling_ae(one) == title)
         except UpperError as problem:
             return Trouble(self._sentence(problem), opening=True)
         return None

@@ -14,6 +14,7 @@ from functools import partial
 
 from prometheus_client import Gauge
 
+from relaypacs.config.destination import ORIGINAL
 from relaypacs.config.model import Destination
 from relaypacs.config.secrets import credentials
 from relaypacs.forward.cstore import CStoreSender
@@ -85,7 +86,8 @@ class Forwarder:
             Worker(
                 one,
                 number=number,
-                sender=_sender(one, calling_ae, self._memories[one.name]),
+                sender=sender,
+                callers=callers,
                 probe=partial(_probe, one, calling_ae),
                 pace=paces[one.name],
                 site=self._sites[one.name],
@@ -100,6 +102,7 @@ class Forwarder:
             )
             for one in destinations
             for number in range(one.associations)
+            for sender, callers in [_sender(one, calling_ae, self._memories[one.name])]
         ]
         self._threads = [
             threading.Thread(target=worker.run, name=f"forward-{worker.name}", daemon=True) for worker in workers
@@ -178,8 +181,10 @@ def _probe(destination: Destination, calling_ae: str) -> Trouble | None:
     return None if found.answers else Trouble(found.sentence)
 
 
-def _sender(destination: Destination, calling_ae: str, memory: Memory) -> Sender:
+def _sender(destination: Destination, calling_ae: str, memory: Memory) -> tuple[Sender, dict[str, str] | None]:
+    """A worker's sender, and what the worker fills for it if it presents the calling AE title of who sent."""
     if destination.kind == "dicomweb":
         credentials(destination, os.environ)  # what is missing is said at start, not at the first request
-        return StowSender(destination, lambda: credentials(destination, os.environ))
-    return CStoreSender(destination, calling_ae, memory)
+        return StowSender(destination, lambda: credentials(destination, os.environ)), None
+    callers: dict[str, str] | None = {} if destination.calling_ae == ORIGINAL else None
+    return CStoreSender(destination, calling_ae, memory, callers), callers

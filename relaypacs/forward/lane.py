@@ -34,7 +34,7 @@ _LAST_MESSAGE_ID = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A DIMSE peer and how long to wait for it."""
+    """A DIMSE peer and how long to wait for it; `max_operations` as in `upper.association.associate`."""
 
     host: str
     port: int
@@ -43,6 +43,7 @@ class Address:
     connect_timeout_seconds: float
     response_timeout_seconds: float
     tls: ClientTls | None = None
+    max_operations: int = 1
 
 
 class Lane:
@@ -64,7 +65,7 @@ class Lane:
     @property
     def window(self) -> int:
         """How many objects may be under way at once (PS3.7 D.3.3.3): what was granted, of what we want."""
-        return 1
+        return 1 if self._association is None else self._association.operations
 
     def proposed(self, pair: Pair) -> bool:
         """Whether the association has negotiated this pair, with whatever result."""
@@ -96,6 +97,7 @@ class Lane:
             contexts=[(sop_class, (syntax,)) for sop_class, syntax in proposed],
             connect_timeout_seconds=at.connect_timeout_seconds,
             response_timeout_seconds=at.response_timeout_seconds,
+            max_operations=at.max_operations,
             tls=at.tls,
         )
         reach("forward.associated")

@@ -6,9 +6,10 @@ puts an exception in a sender (a bug) down to one attempt and goes on.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from relaypacs import log
@@ -36,8 +37,19 @@ _MOST_LOOKED_THROUGH = 1000
 _NO_PLACE = Trouble("the destination's window over all nodes is full", opening=True)
 
 
+class Callers(Protocol):
+    """What forwarding needs of the association log (`jobs.associations.Book`)."""
+
+    def calling_aes(self, association_ids: Iterable[str]) -> dict[str, str]:
+        """Who opened these associations."""
+
+
 class Jobs(Leases, Protocol):
     """What forwarding needs of the job table (`jobs.store.JobStore`)."""
+
+    @property
+    def associations(self) -> Callers:
+        """The association log."""
 
     def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
         """Lease up to `limit` deliveries that are due."""
@@ -66,8 +78,11 @@ class Worker:
         node: str,
         lease_seconds: float,
         stopping: threading.Event,
+        callers: dict[str, str] | None = None,
     ) -> None:
-        """`number`: which of the destination's workers. `probe` asks the destination whether it answers at all."""
+        """`number`: which of the destination's workers. `probe` asks the destination whether it answers at all.
+        `callers`, if given, is filled for the sender: AE titles of those who sent what is claimed, by association."""
+        self._callers = callers
         self.name = destination.name
         self._number = number
         self._probe = probe
@@ -171,8 +186,16 @@ class Worker:
             else:
                 reach("forward.claimed")
                 self._settler.hold(claims)
+                self._learn_callers(claims)
                 return claims
         return []
+
+    def _learn_callers(self, claims: list[Claim]) -> None:
+        """Who sent these. While the job table is down nobody is known, and our own title is presented."""
+        if self._callers is not None and claims:
+            self._callers.clear()
+            with contextlib.suppress(JobsError):
+                self._callers.update(self._jobs.associations.calling_aes(one.association_id for one in claims))
 
     def _deliver(self, claims: list[Claim], *, trial: bool) -> tuple[Trouble | None, bool]:
         self._resting = False

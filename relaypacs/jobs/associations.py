@@ -8,7 +8,7 @@ a kind of refusal.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, delete, func, select
 from relaypacs.jobs.association_tables import REFUSED, association_log, proposal
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.schema import association
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import AssociationEnd
 
@@ -74,6 +75,19 @@ class Book:
         """The latest associations that `asked` fits, latest first, at most `limit`. JobsError."""
         with self._reading() as connection:
             return find(connection, asked, limit)
+
+    def calling_aes(self, association_ids: Iterable[str]) -> dict[str, str]:
+        """Who opened these associations, by id, as far as they are known. JobsError."""
+        found: dict[str, str] = {}
+        with self._reading() as connection:
+            for some in chunks(dict.fromkeys(association_ids)):
+                rows = connection.execute(
+                    select(association.c.association_id, association.c.calling_ae).where(
+                        association.c.association_id.in_(some)
+                    )
+                )
+                found.update((row.association_id, row.calling_ae) for row in rows)
+        return found
 
     def forget(self, *, ended_before: float, limit: int) -> int:
         """Delete at most `limit` associations that ended before that time; returns how many. JobsError."""

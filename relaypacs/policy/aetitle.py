@@ -19,6 +19,15 @@ def check_ae_title(value: str) -> str:
     return title
 
 
+def is_ae_title(value: str) -> bool:
+    """Whether `check_ae_title` takes it."""
+    try:
+        check_ae_title(value)
+    except ValueError:
+        return False
+    return True
+
+
 def same_ae_title(one: str, other: str, *, case_sensitive: bool) -> bool:
     """Whether two cleaned AE titles name the same application entity. A blank one never does (PS3.8 9.3.2)."""
     if not one or not other:

@@ -10,6 +10,7 @@ import contextlib
 import socket
 from collections.abc import Iterable, Sequence
 
+from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 from pynetdicom.presentation import PresentationContext
 
 from relaypacs.dicom.command import CommandError, CommandSet, decode_command
@@ -48,12 +49,14 @@ def associate(
     response_timeout_seconds: float,
     max_pdu_bytes: int = 131072,
     tls: ClientTls | None = None,
+    max_operations: int = 1,
 ) -> Requested:
     """Connect and negotiate an association, over TLS if `tls` is given.
 
     `contexts`: (abstract syntax UID, transfer syntax UIDs), each proposed as a presentation context of its own, at
     most 128. `connect_timeout_seconds` bounds the connection, the TLS handshake and the answer to A-ASSOCIATE-RQ, each;
     `response_timeout_seconds` the silence while a DIMSE answer is owed. `max_pdu_bytes` is announced as our own.
+    `max_operations`: requests that we would send before the first is answered; 1 proposes no window (PS3.7 D.3.3.3).
     Raises `ConnectFailed`, `AssociationRejected`, `AssociationAborted` or `AnswerTimeout`. A peer that accepts no
     context at all gives a `Requested` that is not open and whose `accepted` is empty.
     """
@@ -93,7 +96,13 @@ def associate(
             _proposal(number * 2 + 1, abstract_syntax, transfer_syntaxes)
             for number, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)
         ]
+        if max_operations > 1:
+            window = AsynchronousOperationsWindowNegotiation()
+            window.maximum_number_operations_invoked = max_operations
+            window.maximum_number_operations_performed = 1
+            local.add_negotiation_item(window)
         requested = _negotiate(association, reader)
+        requested.operations = _granted(association, max_operations)
         reader.pdu_timeout_seconds = response_timeout_seconds
         return requested
     except OSError as error:
@@ -141,6 +150,14 @@ def _negotiate(association: InlineAssociation, reader: Reader) -> Requested:
     return requested
 
 
+def _granted(association: InlineAssociation, max_operations: int) -> int:
+    """The window of the A-ASSOCIATE-AC: 1 where it says nothing, and 0 is any number (PS3.7 D.3.3.3)."""
+    if max_operations == 1 or not association.is_established:
+        return 1
+    granted: int = association.acceptor.asynchronous_operations[0]
+    return min(granted, max_operations) if granted else max_operations
+
+
 def _proposal(context_id: int, abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> PresentationContext:
     context = PresentationContext()
     context.context_id = context_id
@@ -161,6 +178,8 @@ class Requested:
             for context in reversed(association.accepted_contexts)
         }
         """(abstract syntax, transfer syntax) that the peer took -> presentation context id (the lowest of several)."""
+        self.operations = 1
+        """How many requests may be under way at once (PS3.7 D.3.3.3)."""
         # Missing (PS3.7 D.3.3.1 demands it): what every implementation takes.
         length = association.acceptor.maximum_length if association.acceptor.primitive else None
         self.peer_max_pdu_bytes = 16384 if length is None else length

@@ -47,8 +47,9 @@ class Connection:
                 if control == 2:
                     return context_id, decode_command(command), length
 
-    def accept(self, max_pdu_bytes: int = 16384) -> None:
-        """Read A-ASSOCIATE-RQ and accept every context with its first transfer syntax (PS3.8 9.3.3)."""
+    def accept(self, max_pdu_bytes: int = 16384, operations: int | None = None) -> None:
+        """Read A-ASSOCIATE-RQ and accept every context with its first transfer syntax (PS3.8 9.3.3); grant a window
+        of `operations` if given (PS3.7 D.3.3.3)."""
         _, body = self.read_pdu()
         answer = body[:68] + _item(0x10, b"1.2.840.10008.3.1.1.1")
         at = 68
@@ -62,7 +63,11 @@ class Connection:
                 size = struct.unpack_from(">H", item, inner + 2)[0]
                 answer += _item(0x21, item[:1] + b"\0\0\0" + item[inner : inner + 4 + size])
             at += 4 + length
-        answer += _item(0x50, _item(0x51, struct.pack(">I", max_pdu_bytes)) + _item(0x52, b"1.2.3.4"))
+        user = _item(0x51, struct.pack(">I", max_pdu_bytes)) + _item(0x52, b"1.2.3.4")
+        if operations is not None:
+            assert b"\x53\x00\x00\x04" in body
+            user += _item(0x53, struct.pack(">HH", operations, 1))
+        answer += _item(0x50, user)
         self.send(struct.pack(">BxI", 2, len(answer)) + answer)
 
     def send(self, data: bytes) -> None:
