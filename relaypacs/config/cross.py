@@ -75,6 +75,8 @@ def _about_callers(config: Config) -> Iterator[str]:
     for number, caller in enumerate(config.caller, 1):
         if set(caller.ae_title) == {"*"} and not caller.networks and receive.host in _ANY_ADDRESS:
             yield f'caller[{number}] "*": anyone who reaches port {receive.port} may send; name networks or AE titles'
+        if caller.credentials_env and not config.tls.listen:
+            yield f'caller[{number}] "{caller.ae_title}": its user identity counts inside TLS only; give [tls] listen'
         if not (caller.echo or caller.store):
             yield f'caller[{number}] "{caller.ae_title}": may neither echo nor store; leave it out, or give it a right'
 
