@@ -1,5 +1,6 @@
 """A receive process alone: `Receiver` runs one in threads of the test's process, `python -m tests.peers.receiver PORT
-FOLDER [KEY=VALUE …]` as a process of its own. The spool is a real one in `folder`, read by a real reader.
+FOLDER [KEY=VALUE …]` (of [receive]; `tls_port`, and `tls_KEY` of [tls]) as a process of its own. The spool is a real
+one in `folder`, read by a real reader.
 """
 
 from __future__ import annotations
@@ -168,12 +169,25 @@ def main(arguments: Sequence[str]) -> None:
     port, folder = int(arguments[0]), Path(arguments[1])
     receive = dict(word.split("=", 1) for word in arguments[2:])
     log.setup(level="info", json_lines=True, service="receive")
+    tls = {key.removeprefix("tls_"): receive.pop(key) for key in list(receive) if key.startswith("tls_")}
     config = configuration((Caller(ae_title="*"),), {"min_free_bytes": 0}, receive)
+    tls_listeners = []
+    if tls:
+        tls_listeners = [socket.create_server(("127.0.0.1", int(tls.pop("port"))), backlog=512)]
+        section = Tls(listen=(f"127.0.0.1:{tls_listeners[0].getsockname()[1]}",), **tls)  # type: ignore[arg-type]
+        config = config.model_copy(update={"tls": section})
     spool = writer(config, folder)
     listener = socket.create_server(("127.0.0.1", port), backlog=512)
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    process.run(config, listeners=[listener], spool=spool, stop=stop)
+    process.run(
+        config,
+        listeners=[listener],
+        tls_listeners=tls_listeners,
+        certificates=Certificates(config.tls) if tls else None,
+        spool=spool,
+        stop=stop,
+    )
     spool.close()
 
 
