@@ -7,6 +7,7 @@ nothing of the peer's certificate is quoted.
 from __future__ import annotations
 
 import ssl
+from typing import NamedTuple
 
 # X509_V_ERR_… of OpenSSL, x509_vfy.h
 _NOT_YET_VALID, _EXPIRED = (9, 13), (10, 14)
@@ -14,26 +15,53 @@ _UNKNOWN_ISSUER = (2, 18, 19, 20, 21, 27)
 _WRONG_PURPOSE = (26, 79)
 _NAME_MISMATCH = (62, 63, 64)
 
+
+class Failure(NamedTuple):
+    """A fixed word for metrics, and a clause about `it`, the peer."""
+
+    word: str
+    sentence: str
+
+
 _OUR_CHECK = {
-    _NOT_YET_VALID: "its certificate is not valid yet: correct the clock here or there, or have it issued again",
-    _EXPIRED: "its certificate has expired: renew it there",
-    _UNKNOWN_ISSUER: "no CA we trust has issued its certificate: add the issuer to `{ca}`, or correct the certificate",
-    _WRONG_PURPOSE: "its certificate is not for this side of TLS (extended key usage): have it issued for it",
-    _NAME_MISMATCH: "its certificate is for another name: set `tls_server_name` to a name in it, or correct it there",
+    _NOT_YET_VALID: Failure(
+        "tls-expired", "its certificate is not valid yet: correct the clock here or there, or have it issued again"
+    ),
+    _EXPIRED: Failure("tls-expired", "its certificate has expired: renew it there"),
+    _UNKNOWN_ISSUER: Failure(
+        "tls-issuer", "no CA we trust has issued its certificate: add the issuer to `{ca}`, or correct the certificate"
+    ),
+    _WRONG_PURPOSE: Failure(
+        "tls-certificate",
+        "its certificate is not for this side of TLS (extended key usage): have it issued for it",
+    ),
+    _NAME_MISMATCH: Failure(
+        "tls-certificate",
+        "its certificate is for another name: set `tls_server_name` to a name in it, or correct it there",
+    ),
 }
-_VERSION = "no TLS version is common, this node speaks 1.2 and 1.3 (PS3.15 B.12): enable one of them there"
-_CIPHER = "no cipher suite is common, this node offers those of PS3.15 B.12 (ECDHE, AES-GCM): enable one of them there"
+_VERSION = Failure(
+    "tls-version", "no TLS version is common, this node speaks 1.2 and 1.3 (PS3.15 B.12): enable one of them there"
+)
+_CIPHER = Failure(
+    "tls-cipher",
+    "no cipher suite is common, this node offers those of PS3.15 B.12 (ECDHE, AES-GCM): enable one of them there",
+)
 _FOUND = {
     "UNSUPPORTED_PROTOCOL": _VERSION,
     "VERSION_TOO_LOW": _VERSION,
     "NO_PROTOCOLS_AVAILABLE": _VERSION,
     "NO_SHARED_CIPHER": _CIPHER,
     "NO_SHARED_SIGNATURE_ALGORITHMS": _CIPHER,
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate, and this listener requires one: give it one there",
-    "WRONG_VERSION_NUMBER": "it does not speak TLS on this port",
-    "HTTP_REQUEST": "it speaks HTTP, and this is a DICOM port",
-    "EE_KEY_TOO_SMALL": "its certificate's key is too short: have it issued with RSA 2048, ECDSA P-256 or better",
-    "DH_KEY_TOO_SMALL": "its Diffie-Hellman key is too short: mend its TLS set-up",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": Failure(
+        "tls-no-certificate", "it shows no certificate, and this listener requires one: give it one there"
+    ),
+    "WRONG_VERSION_NUMBER": Failure("tls", "it does not speak TLS on this port"),
+    "HTTP_REQUEST": Failure("tls", "it speaks HTTP, and this is a DICOM port"),
+    "EE_KEY_TOO_SMALL": Failure(
+        "tls-certificate", "its certificate's key is too short: have it issued with RSA 2048, ECDSA P-256 or better"
+    ),
+    "DH_KEY_TOO_SMALL": Failure("tls-cipher", "its Diffie-Hellman key is too short: mend its TLS set-up"),
 }
 # The peer's alert, whatever version OpenSSL puts in front of it (`TLSV1_ALERT_UNKNOWN_CA`).
 _ALERTS = {
@@ -46,24 +74,27 @@ _ALERTS = {
     "CERTIFICATE_REQUIRED": "it requires a certificate of ours: {own}",
     "ACCESS_DENIED": "it refuses our certificate: permit it there",
     "DECRYPT_ERROR": "it can't verify our certificate's signature: do certificate and key belong together?",
-    "PROTOCOL_VERSION": _VERSION,
-    "INSUFFICIENT_SECURITY": _CIPHER,
+    "PROTOCOL_VERSION": _VERSION.sentence,
+    "INSUFFICIENT_SECURITY": _CIPHER.sentence,
     "HANDSHAKE_FAILURE": "it refuses the handshake: no common cipher suite, or no certificate of ours ({own})",
 }
 
 
-def handshake_failure(error: ssl.SSLError, *, acceptor: bool) -> str:
-    """Why TLS with a peer failed: a clause about `it`, the peer. `acceptor`: the peer connected to us."""
+def handshake_failure(error: ssl.SSLError, *, acceptor: bool) -> Failure:
+    """Why TLS with a peer failed. `acceptor`: the peer connected to us."""
     own = "see [tls] certificate" if acceptor else "set `tls_certificate` and `tls_key`"
     if isinstance(error, ssl.SSLCertVerificationError):
-        for codes, sentence in _OUR_CHECK.items():
+        for codes, failure in _OUR_CHECK.items():
             if error.verify_code in codes:
-                return sentence.format(ca="[tls] client_ca" if acceptor else "tls_ca")
-        return f"its certificate can't be verified (X.509 error {error.verify_code})"
+                return failure._replace(
+                    sentence=failure.sentence.format(ca="[tls] client_ca" if acceptor else "tls_ca")
+                )
+        return Failure("tls-certificate", f"its certificate can't be verified (X.509 error {error.verify_code})")
     reason = error.reason or ""
     if reason in _FOUND:
         return _FOUND[reason]
     _, alerted, alert = reason.partition("ALERT_")
     if alerted:
-        return _ALERTS.get(alert, f"it ended TLS with the alert {alert.lower()}").format(own=own)
-    return f"TLS failed ({reason.lower() or 'no reason given'})"
+        sentence = _ALERTS.get(alert, f"it ended TLS with the alert {alert.lower()}")
+        return Failure("tls-alert", sentence.format(own=own))
+    return Failure("tls", f"TLS failed ({reason.lower() or 'no reason given'})")

@@ -24,6 +24,8 @@ from relaypacs.upper.tls import Channel, TlsFailed, speaks_tls
 
 HANDSHAKES = Counter("relaypacs_tls_handshakes_total", "TLS handshakes on reception, by how they ended.", ["outcome"])
 _PDU_TYPES = range(1, 8)
+_PLAIN = "the peer speaks DICOM without TLS, and this port is for TLS: set TLS there, or use the plain port"
+_NOT_TLS = "the peer does not speak TLS, and this port is for TLS"
 
 
 class NotOpened(Exception):
@@ -68,7 +70,9 @@ class Opening:
     def begin_tls(self, waiting: Waiting, data: bytes) -> None:
         """Begin the TLS handshake with the first bytes of the peer, which stay to be fed. Raises `NotOpened`."""
         if not speaks_tls(data):
-            raise NotOpened("tls", _not_tls(data), abort_pdu(2, AbortReason.NOT_SPECIFIED) if _plain(data) else b"")
+            if _plain(data):
+                raise NotOpened("tls-plain", _PLAIN, abort_pdu(2, AbortReason.NOT_SPECIFIED))
+            raise NotOpened(*(("proxy", STRAY_HEADER) if data.startswith(SIGNATURE) else ("tls", _NOT_TLS)))
         assert self._certificates is not None  # there are no TLS listeners without
         waiting.channel = Channel(self._certificates.context)
 
@@ -81,7 +85,7 @@ class Opening:
             done = channel.handshake()
         except TlsFailed as error:
             HANDSHAKES.labels("failed").inc()
-            raise NotOpened("tls", f"no TLS with the peer: {error}") from None
+            raise NotOpened(error.word, f"no TLS with the peer: {error}") from None
         waiting.flush()
         if done:
             HANDSHAKES.labels("done").inc()
@@ -101,7 +105,7 @@ class Opening:
                 found += self._plaintext[:count]
         except TlsFailed as error:
             if not found:
-                raise NotOpened("tls", f"no TLS with the peer: {error}") from None
+                raise NotOpened(error.word, f"no TLS with the peer: {error}") from None
         waiting.flush()
         if count == 0 and not found:
             raise EOFError
@@ -118,12 +122,6 @@ def tell_not_opened(room: Room, error: NotOpened, waiting: Waiting) -> None:
 
 def _plain(data: bytes) -> bool:
     return data[0] in _PDU_TYPES and data[1:2] in (b"", b"\0")
-
-
-def _not_tls(data: bytes) -> str:
-    if _plain(data):
-        return "the peer speaks DICOM without TLS, and this port is for TLS: set TLS there, or use the plain port"
-    return STRAY_HEADER if data.startswith(SIGNATURE) else "the peer does not speak TLS, and this port is for TLS"
 
 
 @functools.lru_cache(maxsize=1024)

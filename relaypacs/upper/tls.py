@@ -40,6 +40,11 @@ _SHORT = {
 class TlsFailed(OSError):
     """TLS could not be begun or has broken; the message is a clause about the peer (`it …`), with the mend."""
 
+    def __init__(self, sentence: str, word: str = "tls") -> None:
+        """`word`: for a metric."""
+        super().__init__(sentence)
+        self.word = word
+
 
 class Channel:
     """One end of a TLS connection over two memory buffers; thread-safe, never waits.
@@ -90,7 +95,7 @@ class Channel:
             except ssl.SSLWantReadError:
                 return False
             except ssl.SSLError as error:
-                raise TlsFailed(handshake_failure(error, acceptor=self._acceptor)) from error
+                raise self._failed(error) from error
             return True
 
     def read_into(self, view: memoryview) -> int:
@@ -114,10 +119,14 @@ class Channel:
             except ssl.SSLZeroReturnError:
                 return got
             except ssl.SSLError as error:
-                self._broken = TlsFailed(handshake_failure(error, acceptor=self._acceptor))
+                self._broken = self._failed(error)
                 if not got:
                     raise self._broken from error
             return got
+
+    def _failed(self, error: ssl.SSLError) -> TlsFailed:
+        failure = handshake_failure(error, acceptor=self._acceptor)
+        return TlsFailed(failure.sentence, failure.word)
 
     def encrypt(self, data: bytes | bytearray | memoryview) -> bytes:
         """`data` as records, with whatever was to be sent before them. Raises `TlsFailed`."""
