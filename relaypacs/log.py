@@ -15,6 +15,7 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 DEBUG, INFO, WARNING, ERROR, CRITICAL = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL
@@ -32,6 +33,7 @@ class _Sink:
         self.service = "relaypacs"
         self.stream: TextIO | None = None
         self.hash_key = b""
+        self.report: Callable[[Mapping[str, object], int], None] | None = None
 
 
 _sink = _Sink()
@@ -56,6 +58,11 @@ def setup(*, level: str, json_lines: bool, service: str, hash_key: bytes = b"", 
 def rename(service: str) -> None:
     """Name this process in its lines from now on; the rest of `setup` stays."""
     _sink.service = service
+
+
+def report_to(report: Callable[[Mapping[str, object], int], None]) -> None:
+    """Hand every line of level ERROR and above to `report` too, with the current minute since the epoch."""
+    _sink.report = report
 
 
 def uid_hash(uid: str) -> str:
@@ -99,6 +106,8 @@ def event(
     # One write per line: processes share the stream. Nobody reads it, or its disk is full: no reason to stop working.
     with contextlib.suppress(OSError, ValueError):
         (_sink.stream or sys.stderr).write(text + "\n")
+    if level >= ERROR and _sink.report is not None:
+        _sink.report(line, int(now // 60))
 
 
 def _for_people(line: dict[str, object]) -> str:

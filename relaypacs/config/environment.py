@@ -1,8 +1,9 @@
 """Options from environment variables, laid over what the file says.
 
 `RELAYPACS_<SECTION>__<OPTION>` sets one option (`RELAYPACS_RECEIVE__PORT=11113`); `RELAYPACS_CALLER`, `…_DESTINATION`
-and `…_RULE` replace that whole list by a TOML array of inline tables. DATABASE_URL, REDIS_URL, LOG_LEVEL and DEBUG
-keep the meaning they have everywhere, weaker than the former. Each may be given as `…_FILE`. An empty variable is none.
+and `…_RULE` replace that whole list by a TOML array of inline tables. DATABASE_URL, REDIS_URL, SENTRY_DSN, LOG_LEVEL
+and DEBUG keep the meaning they have everywhere, weaker than the former. Each may be given as `…_FILE`. An empty
+variable is none.
 Text is taken as it stands; numbers, booleans and arrays as in TOML; a list of texts also as `A,B`.
 """
 
@@ -25,6 +26,8 @@ _WELL_KNOWN: dict[str, Location] = {
     "LOG_LEVEL": ("log", "level"),
     "DATABASE_URL": ("jobs", "url"),
     "REDIS_URL": ("redis", "url"),
+    "SENTRY_DSN": ("sentry", "dsn"),
+    "SENTRY_ENVIRONMENT": ("sentry", "environment"),
 }
 _BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _LEVELS = {"warn": "warning", "fatal": "critical"}

@@ -25,6 +25,7 @@ from relaypacs.config.options import (
 from relaypacs.config.reception import Caller, Receive
 from relaypacs.config.redis import Redis
 from relaypacs.config.section import Section
+from relaypacs.config.sentry import Sentry
 from relaypacs.config.stores import Jobs, Staging
 from relaypacs.config.tls import Tls
 
@@ -40,6 +41,7 @@ __all__ = [
     "Routing",
     "Rule",
     "Section",
+    "Sentry",
     "Sidecar",
     "Spool",
     "Staging",
@@ -147,6 +149,7 @@ class Config(Section):
     routing: Routing = Field(default_factory=lambda: Routing())
     redis: Redis = Field(default_factory=lambda: Redis())
     sidecar: Sidecar = Field(default_factory=lambda: Sidecar())
+    sentry: Sentry = Field(default_factory=lambda: Sentry())
 
     @property
     def spool_dir(self) -> Path:

@@ -33,6 +33,10 @@ def serve(config: Config, *, role: str = "all") -> int:
     _raise_open_files()
     hash_key = prepare(config)
     log.setup(level=config.log.level, json_lines=config.log.format == "json", service="supervisor", hash_key=hash_key)
+    if config.sentry.dsn.get_secret_value():
+        from relaypacs.node.sentry import Reporter
+
+        log.report_to(Reporter(config.sentry, node=config.node.name))
     wanted = ROLES[1:] if role == "all" else (role,)
     from relaypacs.spool.lock import lock_spool
 
