@@ -16,6 +16,7 @@ from relaypacs.dicom.pdu import AssociateHead, PduError, abort_pdu, reject_pdu
 from relaypacs.policy.admission import NO_SPACE, OVERLOAD, Admitted, Peer, Rejected, admit
 from relaypacs.policy.aetitle import clean_ae_title
 from relaypacs.receive.limits import SENTENCES
+from relaypacs.receive.proxy import SIGNATURE, STRAY_HEADER
 from relaypacs.receive.rejections import Refusal
 from relaypacs.receive.room import Room
 from relaypacs.receive.shared import FAILED_TOO_OFTEN
@@ -94,6 +95,8 @@ def tell_broken(room: Room, error: PduError, waiting: Waiting) -> bytes:
     sentence = str(error)
     if waiting.received[:2] == b"\x16\x03":
         sentence = "the peer speaks TLS, and this port does not"
+    elif waiting.received.startswith(SIGNATURE):
+        sentence = STRAY_HEADER
     REJECTED.labels("request").inc()
     room.shared.failed(waiting.host, "request")
     refusal = Refusal(waiting.host, waiting.peer, "", "", "request", sentence, waiting.who().tls)
