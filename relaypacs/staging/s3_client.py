@@ -7,15 +7,19 @@ service refuses its credentials and others are there by now.
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 from botocore.exceptions import ConnectionError as ConnectionFailed
+from botocore.loaders import Loader
 from prometheus_client import Counter, Histogram
 
 from relaypacs.config.secrets import StorageKeys
@@ -69,7 +73,8 @@ class Storage:
             try:
                 answer = ask(self.client())
             except ClientError as problem:
-                if code_of(problem) not in _BAD_CREDENTIALS or not self._rotate():
+                refused = code_of(problem) in _BAD_CREDENTIALS or _status(problem) == 403
+                if not refused or not self._rotate():
                     raise
                 answer = ask(self.client())
         except (BotoCoreError, ClientError, RelayPacsError) as problem:
@@ -120,7 +125,7 @@ class Storage:
                 text = f"no credentials; set {prefix}_ACCESS_KEY and {prefix}_SECRET_KEY, or what the AWS chain reads"
                 return StagingDown(f"object storage: {text}")
             return StagingDown(f"object storage: {operation} is not possible ({type(problem).__name__})")
-        code, status = code_of(problem), problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        code, status = code_of(problem), _status(problem)
         if code == "NoSuchBucket":
             text = f"there is no bucket {staging.bucket} at {where}; correct [staging] or run `relaypacs staging init`"
             return StagingDown(f"object storage: {text}")
@@ -146,6 +151,10 @@ def code_of(problem: Exception) -> str:
     return code if code.isascii() and code.isalnum() and len(code) <= 64 else ""
 
 
+def _status(problem: ClientError) -> int:
+    return int(problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 def _outcome(error: RelayPacsError) -> str:
     if isinstance(error, ObjectMissing):
         return "missing"
@@ -154,12 +163,20 @@ def _outcome(error: RelayPacsError) -> str:
     return "refused" if isinstance(error, StagingError) else "damaged"
 
 
+@functools.cache
+def _descriptions() -> Loader:
+    """The descriptions of Amazon's services, read once: they are most of what a client costs."""
+    return Loader(extra_search_paths=[os.path.join(os.path.dirname(boto3.__file__), "data")])
+
+
 def make_client(staging: Staging, keys: StorageKeys | None, *, attempts: int = 0, timeout_seconds: float = 0.0) -> Any:
     """A boto3 client as configured; `attempts` and `timeout_seconds` are other bounds than the configured ones."""
     style = staging.addressing
     if style == "auto":
         style = "path" if staging.endpoint else "auto"
-    session = boto3.session.Session()
+    core = botocore.session.Session()
+    core.register_component("data_loader", _descriptions())
+    session = boto3.session.Session(botocore_session=core)
     return session.client(
         "s3",
         endpoint_url=staging.endpoint or None,

@@ -26,7 +26,7 @@ from relaypacs.staging.s3_client import Storage
 from relaypacs.staging.s3_facts import SHA256
 
 IN_MEMORY_BYTES = 1 << 20
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 256 << 10
 _BROKEN_OFF = (ConnectionFailed, HTTPClientError, IncompleteReadError, ResponseStreamingError)
 _DAMAGED = Counter(
     "relaypacs_staging_damaged_total", "Staged objects whose bytes were not those that were stored: never sent."

@@ -100,8 +100,8 @@ class SeaweedFS:
 
     def __exit__(self, *_: object) -> None:
         if self._program:
-            self.go_on()
-        self.stop()
+            self._program.kill()  # nothing of it is kept
+            self._program = None
 
     def client(self, keys: tuple[str, str] = KEYS, *, read_timeout_seconds: float = 20.0) -> Any:
         """A plain boto3 client of it, to look behind the product's back."""
