@@ -71,7 +71,7 @@ def attack(port: int, seed: int, count: int) -> None:
 
 
 def test_mutated_streams(tmp_path: Path, long_run: bool) -> None:
-    count = 25_000 if long_run else 500
+    count = 2_500 if long_run else 500
     limits = {"pdu_timeout_seconds": 2.0, "release_timeout_seconds": 0.5, "association_request_timeout_seconds": 1.0}
     with Receiver(tmp_path / "spool", max_associations=2000, **limits) as receiver:
         before = threading.active_count()

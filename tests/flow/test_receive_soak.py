@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flow.test_receive_fuzz import SEED, attack
 from tests.peers.pki import Authority
 from tests.peers.ports import answers, free_port, wait_until
 from tests.peers.program import Program
@@ -197,6 +198,36 @@ def test_connections_that_break_leave_nothing(tmp_path: Path, long_run: bool) ->
         )
         echo(process.port)
         assert grown < 0.02
+
+
+def test_mutated_streams_leave_nothing(tmp_path: Path, long_run: bool) -> None:
+    """100,000 of them with `--long`. What is stored of them, `test_receive_fuzz` looks at."""
+    count = 100_000 if long_run else 1_000
+    limits = ("pdu_timeout_seconds=2", "release_timeout_seconds=0.5", "association_request_timeout_seconds=1")
+    with receive_process(tmp_path, *UNLIMITED, *limits) as process:
+
+        def run(seed: int, count: int) -> None:
+            attackers = [threading.Thread(target=attack, args=(process.port, seed + n, count // 4)) for n in range(4)]
+            for one in attackers:
+                one.start()
+            for one in attackers:
+                one.join()
+            wait_until(lambda: process.threads() <= quiet[1], "threads ended", 30.0)
+            wait_until(lambda: process.files() <= quiet[0] + 1, "connections closed", 30.0)  # an idle segment
+
+        echo(process.port)
+        time.sleep(0.5)
+        quiet = (process.files(), process.threads())
+        run(SEED, count // 5)
+        before = process.rss()
+        run(SEED + 4, count - count // 5)
+        echo(process.port)
+        grown = process.rss() - before
+        print(
+            f"\n{count} mutated streams: {process.files()} files, {process.threads()} threads, RSS {grown >> 10:+} KiB"
+        )
+        assert grown < 8 << 20
+        assert "association-failed" not in process.program.log()
 
 
 def test_idle_associations_wake_nobody(tmp_path: Path) -> None:
