@@ -69,6 +69,7 @@ class Keeper:
         self._drops: dict[str, str] = {}
         self._held: dict[str, str] = {}
         self._crowds: dict[str, int] = {}
+        self._unregistered = False
         self._up: bool | None = None
         self._late = False
         self._closing = False
@@ -127,10 +128,12 @@ class Keeper:
                 self._changed.notify()
 
     def hold(self, slots: str, member: str) -> None:
-        """Hold what was taken without Redis: it is registered when Redis is back."""
+        """Hold what was taken without Redis: it is registered as soon as Redis is there."""
         with self._changed:
             self._held[member] = slots
             self._drops.pop(member, None)
+            self._unregistered = True
+            self._changed.notify()
 
     def let_go(self, member: str) -> None:
         """Give back what is held."""
@@ -168,6 +171,8 @@ class Keeper:
         self._disconnect()
 
     def _next_at(self) -> float:
+        if self._unregistered and self._up is not False:
+            return 0.0
         at = self._renew_at
         if self._up is not False and (self._told or self._drops):
             at = min(at, self._tell_at)
@@ -181,7 +186,8 @@ class Keeper:
         ops = [drop(slots, member) for member, slots in itertools.islice(self._drops.items(), _MOST_OPS)]
         for op in ops:
             self._drops.pop(str(op.arguments[0]))
-        if self._renew_at <= now:
+        if self._renew_at <= now or self._unregistered:
+            self._unregistered = False
             ops.append(touch(self.key("probe")))
             by_slots: dict[str, list[str]] = {}
             for member, slots in self._held.items():
