@@ -153,6 +153,7 @@ def test_a_request_that_comes_with_the_handshake(receiver: Receiver, authority: 
 # What is refused
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize(
     ("versions", "ciphers", "sentence"),
     [
