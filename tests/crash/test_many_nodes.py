@@ -71,7 +71,6 @@ def test_each_object_is_delivered_once(tmp_path: Path, server: Postgres, long_ru
     assert len(homes) == NODES
     assert tried == []
     told = [event for node in nodes for event in node.events()]
-    # Not "job-table-down": of two nodes that take in the same object at once the later one's transaction is refused, and
-    # tried again.
+    # Not "job-table-down": of two nodes that take in the same object at once the later one is refused, and tries again.
     bad = ("leases-lost", "process-died", "process-crashed")
     assert [(one["event"], one["message"]) for one in told if one["event"] in bad] == []

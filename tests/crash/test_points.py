@@ -7,6 +7,7 @@ A smaller round of `scripts/crash`: each point once. `--long`: its `--long`, and
 from __future__ import annotations
 
 import random
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ from tests.crash.harness.points import POINTS
 from tests.crash.harness.rig import Setting
 from tests.crash.harness.runs import Kind, Run, live
 from tests.crash.harness.verdict import Totals
+from tests.peers import redis
+from tests.peers.redis import RedisServer
+from tests.peers.seaweed import SeaweedFS
 
 ROOMS = {
-    "into the job table": ("edge", "serving", "reader", "lane", "append", "intake", "jobs"),
+    "into the job table": ("edge", "serving", "reader", "lane", "append", "intake", "receipts", "jobs"),
     "out of it": ("forward", "stream", "stow", "sweep", "segment"),
 }
 RUNS_AT_RANDOM = 4
@@ -42,7 +46,9 @@ def judged(runs: list[Run], setting: Setting, tmp_path: Path) -> Totals:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_kill_at_each_point(room: str, tmp_path: Path) -> None:
-    points: list[Run] = [one for one in POINTS if one.name.split(".")[0] in ROOMS[room] and not one.rows]
+    points: list[Run] = [
+        one for one in POINTS if one.name.split(".")[0] in ROOMS[room] and not one.rows and not one.bucket
+    ]
     assert points
     judged(points, Setting("none"), tmp_path)
 
@@ -60,6 +66,20 @@ def test_kills_while_rows_are_forgotten(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_the_database_server_is_stopped_at_once(tmp_path: Path, server: Postgres) -> None:
     judged([Kind.SERVER] * 5, Setting(server=server, lease_seconds=SERVER_LEASE_SECONDS), tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_redis_is_killed_and_comes_back_empty(tmp_path: Path, peers: ExitStack) -> None:
+    if not Path(redis.PROGRAM).exists():
+        pytest.skip("needs Debian's package redis-server")
+    judged([Kind.REDIS] * 2, Setting(redis=peers.enter_context(RedisServer(tmp_path / "redis"))), tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_a_kill_while_a_modality_waits_for_object_storage(tmp_path: Path, server: Postgres, peers: ExitStack) -> None:
+    bucket = peers.enter_context(SeaweedFS(tmp_path / "seaweed"))
+    runs: list[Run] = [one for one in POINTS if one.bucket]
+    judged(runs, Setting("none", server=server, bucket=bucket, lease_seconds=SERVER_LEASE_SECONDS), tmp_path)
 
 
 @pytest.mark.timeout(600)

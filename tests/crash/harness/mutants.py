@@ -68,23 +68,27 @@ _CHECKPOINT = """\
 """
 _READ_TO = "    read_to = _read_to(connection, node, {one.generation for one in checkpoints})\n"
 _CHECKPOINT_OF_ROWS = "            for one in checkpoints\n"
-_STORE = "                outcome = self._store(claim, read)\n"
-_REPORT = "            if outcome is not None:\n                report(claim, outcome, started, time.time())\n"
-_PENDING = "        pending = list(batch)\n"
 _POST = "                    answer = self._post(group)\n"
+_REPORT = "        report(claim, store_outcome(status), started, time.time())\n"
+_PENDING = "        pending = list(batch)\n"
+_REQUESTS = "        while requests and proceed():\n"
 _REPORTED = """\
-                    for claim, _ in group:
-                        report(claim, Delivered(), started, time.time())
+        for claim in batch:
+            report(claim, Delivered(), 0.0, 0.0)
 """
 _LISTED = "self._settle([claim for claim, _ in group], answer, told)"
-_NEEDED = "                and not self._jobs.segment_needed(self._node, generation, self._keeps())\n"
-_KEYS = "        keys: list[tuple[int, str]] = []\n"
-_COPIED = '            reach("sweep.copied")\n'
-_STAGED_FIRST = """\
-        self._jobs.staged([(row.instance_id, key) for row, key in chosen], self._clock())
-        reach("sweep.copied")
+_NEEDED = """\
+                and not self._jobs.segment_needed(
+                    self._node, generation, self._keeps(), end=self._intake.taken_in(generation)
+                )
 """
-_FENCE = "if tokens.get(one.claim.delivery_id) != one.claim.token:"
+_KEYS = "            keys = list(self._put_in_turn(chosen, problems))\n"
+_COPIED = '                reach("sweep.copied")\n'
+_STAGED_FIRST = """\
+            self._jobs.staged([(row.instance_id, key) for row, key in chosen], self._clock())
+            reach("sweep.copied")
+"""
+_FENCE = "if tokens.get(one.claim.delivery_id) != (one.claim.token, one.claim.lease):"
 _BUFFERS = "buffers = message_buffers(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)"
 
 MUTANTS = {
@@ -138,13 +142,13 @@ MUTANTS = {
     "staged is said before it is copied": Mutant(
         "sweep.copied",
         ("lost", "faults"),
-        (Edit("sweep.py", _COPIED, ""), Edit("sweep.py", _KEYS, _KEYS + _STAGED_FIRST)),
+        (Edit("stager.py", _COPIED, ""), Edit("stager.py", _KEYS, _STAGED_FIRST + _KEYS)),
     ),
     "settled before the STOW-RS response": Mutant(
         "stow.sent",
         ("lost",),
         (
-            Edit("forward/stow.py", _POST, _REPORTED + _POST),
+            Edit("forward/stow.py", _REQUESTS, _REPORTED + _REQUESTS),
             Edit("forward/stow.py", _LISTED, "None, []  # type: ignore[assignment, var-annotated]"),
         ),
     ),
@@ -158,9 +162,7 @@ MUTANTS = {
         ("stale",),
         (Edit("jobs/delivery.py", _FENCE, "if one.claim.delivery_id not in tokens:"),),
     ),
-    "every object sent twice": Mutant(
-        "forward.settled", ("faults",), (Edit("forward/cstore.py", _STORE, _STORE + _STORE),)
-    ),
+    "every object sent twice": Mutant("forward.settled", ("faults",), (Edit("forward/stow.py", _POST, _POST + _POST),)),
     "the last bytes not sent": Mutant(
         "forward.sent",
         ("partial",),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
 from typing import NamedTuple
 
-from tests.contract.test_jobs.postgres import Postgres
+from tests.contract.test_jobs.postgres import Postgres, debian_binaries
 from tests.crash.harness.points import Point
 from tests.crash.harness.rig import Setting
 from tests.crash.harness.runs import Kind, Run
-from tests.peers.orthanc import EXECUTABLE
+from tests.peers import orthanc, redis, seaweed
+from tests.peers.redis import RedisServer
+from tests.peers.seaweed import SeaweedFS
 
 RUNS_PER_LIFE = 25
 """After so many the node gets a new folder and another setting."""
@@ -21,16 +25,25 @@ PAUSE_LEASE_SECONDS = 1.0
 
 
 class Size(NamedTuple):
-    """How many runs: of each point, at random instants, with PostgreSQL stopped, with a worker paused."""
+    """How many runs: of each point, at random instants, with PostgreSQL stopped, Redis killed, a worker paused."""
 
     times: int
     at_random: int
     server_stops: int
+    redis_losses: int
     pauses: int
 
 
-CI = Size(2, 20, 5, 5)
-LONG = Size(20, 500, 100, 200)
+CI = Size(2, 20, 5, 5, 5)
+LONG = Size(20, 500, 100, 100, 200)
+
+
+class Servers(NamedTuple):
+    """The servers that are there; what needs another is left out."""
+
+    postgres: Postgres | None = None
+    bucket: SeaweedFS | None = None
+    redis: RedisServer | None = None
 
 
 class Planned(NamedTuple):
@@ -40,13 +53,30 @@ class Planned(NamedTuple):
     runs: list[Run]
 
 
-def plan(points: Sequence[Point], size: Size, server: Postgres | None, chance: random.Random) -> list[Planned]:
-    """The lives, in the order in which they are lived. Without a `server`, none of the runs that need one."""
-    anywhere: list[Run] = [point for point in points for _ in range(size.times) if not point.keep]
+def start_servers(folder: Path, stack: ExitStack) -> Servers:
+    """Those whose programs are installed, until `stack` ends."""
+    binaries = debian_binaries()
+    return Servers(
+        stack.enter_context(Postgres(binaries)) if binaries else None,
+        stack.enter_context(SeaweedFS(folder / "seaweed")) if seaweed.EXECUTABLE.exists() else None,
+        stack.enter_context(RedisServer(folder / "redis")) if Path(redis.PROGRAM).exists() else None,
+    )
+
+
+def plan(points: Sequence[Point], size: Size, servers: Servers, chance: random.Random) -> list[Planned]:
+    """The lives, in the order in which they are lived."""
+    named = [point for point in points for _ in range(size.times)]
+    purging: list[Run] = [point for point in named if point.keep and not point.rows]
+    forgetting: list[Run] = [point for point in named if point.rows]
+    waited_for: list[Run] = [point for point in named if point.bucket]
+    anywhere: list[Run] = [point for point in named if not point.keep and not point.bucket]
     anywhere += [Kind.RANDOM] * size.at_random
-    purging: list[Run] = [point for point in points for _ in range(size.times) if point.keep and not point.rows]
-    forgetting: list[Run] = [point for point in points for _ in range(size.times) if point.rows]
     chance.shuffle(anywhere)
+    if servers.bucket is not None:
+        # These go on with others in their lives.
+        waited_for += anywhere[: len(anywhere) // 8]
+        anywhere = anywhere[len(anywhere) // 8 :]
+        chance.shuffle(waited_for)
     lives: list[Planned] = []
     for number in count():
         if not anywhere and not purging:
@@ -58,18 +88,26 @@ def plan(points: Sequence[Point], size: Size, server: Postgres | None, chance: r
         taken = RUNS_PER_LIFE - len(some)
         some, anywhere = some + anywhere[:taken], anywhere[taken:]
         chance.shuffle(some)
-        on = server if number % 4 >= 2 else None
-        orthanc = number % 4 == 1 and EXECUTABLE.exists()
-        lives.append(Planned(Setting(keep, server=on, orthanc=orthanc, lease_seconds=_lease(on)), some))
+        on = servers.postgres if number % 4 >= 2 else None
+        web = number % 4 == 1 and orthanc.EXECUTABLE.exists()
+        lives.append(Planned(Setting(keep, server=on, orthanc=web, lease_seconds=_lease(on)), some))
     for number, some in enumerate(_parted(forgetting)):
-        on = server if number % 2 else None
+        on = servers.postgres if number % 2 else None
         lives.append(Planned(Setting("none", "none", on, lease_seconds=_lease(on)), some))
-    if server is not None:
+    for number, some in enumerate(_parted(waited_for if servers.bucket else [])):
+        on = servers.postgres if number % 2 == 0 else None
+        keep = "7d" if number % 4 >= 2 else "none"
+        # What is in a bucket is any node's: leases on it outlive the node, to their end.
+        lives.append(Planned(Setting(keep, server=on, bucket=servers.bucket, lease_seconds=SERVER_LEASE_SECONDS), some))
+    for some in _parted([Kind.REDIS] * (size.redis_losses if servers.redis else 0)):
+        lives.append(Planned(Setting(redis=servers.redis), some))
+    if servers.postgres is not None:
         for some in _parted([Kind.SERVER] * size.server_stops):
-            lives.append(Planned(Setting(server=server, lease_seconds=SERVER_LEASE_SECONDS), some))
+            lives.append(Planned(Setting(server=servers.postgres, lease_seconds=SERVER_LEASE_SECONDS), some))
         for number, some in enumerate(_parted([Kind.PAUSE] * size.pauses)):
             keep = "7d" if number % 2 else "none"
-            lives.append(Planned(Setting(keep, server=server, second=True, lease_seconds=PAUSE_LEASE_SECONDS), some))
+            setting = Setting(keep, server=servers.postgres, second=True, lease_seconds=PAUSE_LEASE_SECONDS)
+            lives.append(Planned(setting, some))
     return lives
 
 

@@ -2,63 +2,69 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
+
+import relaypacs
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """`where`: the module that reaches it. `passages`: the kill comes at one of the first so many.
+    """`passages`: the kill comes at one of the first so many.
 
-    `keep` and `rows` are the `[staging] keep` and `[jobs] keep` it needs, empty for any.
+    `keep` and `rows` are the `[staging] keep` and `[jobs] keep` it needs, empty for any; `bucket`: only a node whose
+    staging is object storage gets there.
     """
 
     name: str
-    where: str
     what: str
     passages: int = 8
     keep: str = ""
     rows: str = ""
+    bucket: bool = False
 
 
 POINTS = (
-    Point("edge.accepted", "receive/doors.py", "a connection was accepted", 3),
-    Point("edge.mid-request", "receive/edge.py", "half an A-ASSOCIATE-RQ has come", 2),
-    Point("serving.associated", "receive/serving.py", "the A-ASSOCIATE-AC was sent", 3),
-    Point("reader.mid-command", "upper/reader.py", "half a C-STORE-RQ has come", 4),
-    Point("reader.mid-dataset", "upper/reader.py", "part of a dataset has come"),
-    Point("append.mid-dataset", "spool/append.py", "part of a dataset was written", 3),
-    Point("lane.last-pdv", "receive/lane.py", "the last fragment has come, the tail is not written"),
-    Point("append.commit", "spool/append.py", "the record is about to be finished"),
-    Point("segment.before-sync", "spool/segment.py", "the record's header is written, not synced"),
-    Point("append.synced", "spool/append.py", "synced; nobody was told"),
-    Point("lane.committed", "receive/lane.py", "hint sent, no answer yet"),
-    Point("lane.answered", "receive/lane.py", "the C-STORE-RSP was sent"),
-    Point("segment.reused", "spool/segment.py", "a freed segment has its new name and its old content", 2),
-    Point("intake.read", "intake/reading.py", "a batch was read from the spool"),
-    Point("jobs.mid-take-in", "jobs/intake.py", "instances are written, deliveries are not"),
-    Point("jobs.checkpoint", "jobs/intake.py", "all rows are written but the checkpoint"),
-    Point("jobs.before-commit", "jobs/store.py", "COMMIT is about to be sent", 30),
-    Point("jobs.after-commit", "jobs/store.py", "COMMIT was answered, nobody knows yet", 30),
-    Point("intake.committed", "intake/reading.py", "rows are committed, nobody was woken"),
-    Point("sweep.announced", "stager.py", "rows name the files that will be, none is there", 2),
-    Point("sweep.copied", "stager.py", "files are in staging, not synced", 2),
-    Point("sweep.synced", "stager.py", "files are durable, rows don't name them", 2),
-    Point("sweep.staged", "stager.py", "rows name the staged files", 2),
-    Point("forward.claimed", "forward/worker.py", "a batch is leased", 5),
-    Point("forward.associated", "forward/lane.py", "the destination accepted the association", 1),
-    Point("stream.mid-send", "upper/stream.py", "part of an object has left", 2),
-    Point("forward.sent", "forward/lane.py", "the last fragment has left, no answer yet", 20),
-    Point("forward.answered", "forward/lane.py", "the destination has answered", 20),
-    Point("stow.mid-body", "forward/stow.py", "part of a STOW-RS request's body has left", 12),
-    Point("stow.sent", "forward/stow.py", "the whole request has left, the response is unread", 4),
-    Point("stow.answered", "forward/stow.py", "the response is read, nothing of it is noted", 4),
-    Point("forward.unsettled", "forward/settle.py", "outcomes are gathered, not settled", 6),
-    Point("forward.settled", "forward/settle.py", "outcomes are settled, nobody knows yet", 6),
-    Point("segment.freed", "spool/reader.py", "a segment's file is free, the folder not synced", 2),
-    Point("sweep.freed", "sweep.py", "a segment is free, its checkpoint is there", 2),
-    Point("sweep.purging", "sweep.py", "a file is chosen for deletion", 2, "none"),
-    Point("sweep.purged", "sweep.py", "files are deleted, rows don't know", 1, "none"),
-    Point("jobs.mid-forget", "jobs/retention.py", "rows that are over are deleted, not yet counted", 2, "none", "none"),
+    Point("edge.accepted", "a connection was accepted", 3),
+    Point("edge.mid-request", "half an A-ASSOCIATE-RQ has come", 2),
+    Point("serving.associated", "the A-ASSOCIATE-AC was sent", 3),
+    Point("reader.mid-command", "half a C-STORE-RQ has come", 4),
+    Point("reader.mid-dataset", "part of a dataset has come"),
+    Point("append.mid-dataset", "part of a dataset was written", 3),
+    Point("lane.last-pdv", "the last fragment has come, the tail is not written"),
+    Point("append.commit", "the record is about to be finished"),
+    Point("segment.before-sync", "the record's header is written, not synced"),
+    Point("append.synced", "synced; nobody was told"),
+    Point("lane.committed", "hint sent, no answer yet"),
+    Point("lane.answered", "the C-STORE-RSP was sent"),
+    Point("segment.reused", "a freed segment has its new name and its old content", 2),
+    Point("intake.read", "a batch was read from the spool"),
+    Point("jobs.mid-take-in", "instances are written, deliveries are not"),
+    Point("jobs.checkpoint", "all rows are written but the checkpoint"),
+    Point("jobs.before-commit", "COMMIT is about to be sent", 30),
+    Point("jobs.after-commit", "COMMIT was answered, nobody knows yet", 30),
+    Point("intake.committed", "rows are committed, nobody was woken"),
+    Point("sweep.announced", "rows name the files that will be, none is there", 2),
+    Point("sweep.copied", "files are in staging, not synced", 2),
+    Point("sweep.synced", "files are durable, rows don't name them", 2),
+    Point("sweep.staged", "rows name the staged files", 2),
+    Point("receipts.staged", "what a modality waits for is in object storage, it is not told yet", 4, bucket=True),
+    Point("forward.claimed", "a batch is leased", 5),
+    Point("forward.associated", "the destination accepted the association", 1),
+    Point("stream.mid-send", "part of an object has left", 2),
+    Point("forward.sent", "the last fragment has left, no answer yet", 20),
+    Point("forward.answered", "the destination has answered", 20),
+    Point("stow.mid-body", "part of a STOW-RS request's body has left", 12),
+    Point("stow.sent", "the whole request has left, the response is unread", 4),
+    Point("stow.answered", "the response is read, nothing of it is noted", 4),
+    Point("forward.unsettled", "outcomes are gathered, not settled", 6),
+    Point("forward.settled", "outcomes are settled, nobody knows yet", 6),
+    Point("segment.freed", "a segment's file is free, the folder not synced", 2),
+    Point("sweep.freed", "a segment is free, its checkpoint is there", 2),
+    Point("sweep.purging", "a file is chosen for deletion", 2, "none"),
+    Point("sweep.purged", "files are deleted, rows don't know", 1, "none"),
+    Point("jobs.mid-forget", "rows that are over are deleted, not yet counted", 2, "none", "none"),
 )
 BY_NAME = {point.name: point for point in POINTS}
 
@@ -73,3 +79,14 @@ STOPS = (
     "forward.unsettled",
 )
 """Where a worker is paused past its lease: whatever it does afterwards, it does under a token that is not its own."""
+
+
+def places() -> dict[str, str]:
+    """The modules that reach each point, by its name."""
+    package = Path(relaypacs.__file__).parent
+    found: dict[str, str] = {}
+    for path in sorted(package.rglob("*.py")):
+        # The docstring of `failpoint` names one that is none.
+        for name in re.findall(r'\breach\("([a-z.-]+)"\)', path.read_text() if path.name != "failpoint.py" else ""):
+            found[name] = str(path.relative_to(package))
+    return found

@@ -19,30 +19,36 @@ import psutil
 from relaypacs.errors import JobsError
 from relaypacs.jobs.store import JobStore
 from tests.contract.test_jobs.postgres import Postgres
-from tests.crash.harness.destinations import Destinations
+from tests.crash.harness.destinations import Destinations, digest_of
 from tests.crash.harness.points import Point
 from tests.crash.harness.second import SecondWorker
 from tests.crash.harness.watch import Watch
 from tests.peers.node import Node
 from tests.peers.ports import wait_until
+from tests.peers.redis import RedisServer
+from tests.peers.seaweed import BUCKET, SeaweedFS
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How the node of a rig is set up. `keep` is `[staging] keep`, `rows` `[jobs] keep`.
 
-    `server`: its job table is a database there; `second`: beside its relay process another one forwards (PostgreSQL).
+    `server`: its job table is a database there; `bucket`: its staging, and the sender RAWSENDER waits for it;
+    `redis`: limits and wake-ups. `second`: beside its relay process another one forwards (PostgreSQL).
     """
 
     keep: str = "7d"
     rows: str = "365d"
     server: Postgres | None = None
+    bucket: SeaweedFS | None = None
+    redis: RedisServer | None = None
     orthanc: bool = False
     second: bool = False
     lease_seconds: float = 120.0
 
     def __str__(self) -> str:
         words = ["PostgreSQL" if self.server else "SQLite", f"keep {self.keep}"]
+        words += ["a bucket"] * (self.bucket is not None) + ["Redis"] * (self.redis is not None)
         words += ["rows forgotten"] * (self.rows == "none") + ["Orthanc"] * self.orthanc
         return ", ".join(words + ["a second relay"] * self.second)
 
@@ -60,17 +66,27 @@ class Rig:
         folder.mkdir(parents=True, exist_ok=True)
         self.destinations = Destinations(folder, orthanc=setting.orthanc)
         environment = {"RELAYPACS_FAILPOINT": f"@{self._order}"} | ({"PYTHONPATH": str(package)} if package else {})
+        name = f"life_{random.getrandbits(40):x}"
         self.url = f"sqlite:///{folder}/node/state/jobs.sqlite"
         if setting.server is not None:
-            self.url = setting.server.create_database(f"life_{random.getrandbits(40):x}")
-        if setting.server is not None:
+            self.url = setting.server.create_database(name)
             environment["DATABASE_URL"] = f"{self.url}?application_name=first"
+        staging = {"keep": setting.keep, "hot_seconds": 0.0}
+        callers = [{"ae_title": "*"}]
+        self._prefix = f"{name}/"
+        if setting.bucket is not None:
+            environment |= setting.bucket.environment()
+            staging |= setting.bucket.section(prefix=name)
+            callers.insert(0, {"ae_title": "RAWSENDER", "ack": "staged"})
+        if setting.redis is not None:
+            environment["REDIS_URL"] = setting.redis.url
         self.node = Node(
             folder / "node",
             destinations=self.destinations.tables(),
+            callers=callers,
             sections={
                 "spool": {"min_free_bytes": 64 << 20, "segment_bytes": 1 << 20, "recycle_segments": 4},
-                "staging": {"keep": setting.keep, "hot_seconds": 0.0},
+                "staging": staging,
                 "jobs": {"keep": setting.rows, "lease_seconds": setting.lease_seconds},
                 "receive": {"grace_seconds": 3.0},
             },
@@ -160,6 +176,13 @@ class Rig:
         time.sleep(down_seconds)
         self.server.start()
 
+    def lose_redis(self, down_seconds: float) -> None:
+        """`kill -9` of Redis, which comes back empty after a while."""
+        assert self.setting.redis is not None
+        self.setting.redis.kill()
+        time.sleep(down_seconds)
+        self.setting.redis.start()
+
     def leases_ended(self) -> int:
         """Deliveries that were in flight at a death of the relay process, as the node says of each of its lives."""
         words = [str(event["message"]).split() for event in self.node.events("leases-ended")]
@@ -192,6 +215,12 @@ class Rig:
         """Segments that hold something."""
         return len(list((self.node.state_dir / "spool" / "segments").glob("*.tar")))
 
-    def staged_files(self) -> list[Path]:
-        """The files in staging."""
-        return [path for path in (self.node.state_dir / "staging").rglob("*.dcm") if path.is_file()]
+    def staged(self) -> dict[str, str]:
+        """SHA-256 of the dataset of each object in staging, by its key."""
+        if self.setting.bucket is None:
+            folder = self.node.state_dir / "staging"
+            paths = [path for path in folder.rglob("*.dcm") if path.is_file()]
+            return {str(path): digest_of(path.read_bytes()) for path in paths}
+        client = self.setting.bucket.client()
+        keys = [key for key in self.setting.bucket.objects() if key.startswith(self._prefix)]
+        return {key: digest_of(client.get_object(Bucket=BUCKET, Key=key)["Body"].read()) for key in keys}

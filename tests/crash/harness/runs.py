@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -30,6 +31,8 @@ class Kind(StrEnum):
     RANDOM = "random"
     SERVER = "server"
     """PostgreSQL is stopped at once and started again (`Setting.server`)."""
+    REDIS = "redis"
+    """Redis is killed and comes back empty, and meanwhile a process of the node is killed (`Setting.redis`)."""
     PAUSE = "pause"
     """A forwarding process is paused past its leases, while another goes on (`Setting.second`)."""
 
@@ -53,6 +56,8 @@ class Life:
             self._at_random()
         elif run is Kind.SERVER:
             self._server_stopped()
+        elif run is Kind.REDIS:
+            self._redis_lost()
         else:
             self._paused()
 
@@ -91,6 +96,19 @@ class Life:
         over.append(True)
         self._finish("PostgreSQL stopped", traffic)
 
+    def _redis_lost(self) -> None:
+        """Kill Redis, and a process of the node while it is gone."""
+        over, traffic = self._start()
+        time.sleep(self._chance.random() * 0.3)
+        gone = threading.Thread(target=self.rig.lose_redis, args=(0.3 + self._chance.random(),))
+        gone.start()
+        time.sleep(self._chance.random() * 0.3)
+        killed = self.rig.kill_random(self._chance)
+        gone.join()
+        self._totals.redis_losses += 1
+        over.append(True)
+        self._finish(f"Redis and {killed} killed", traffic)
+
     def _paused(self) -> None:
         """Stop a forwarding process at a point until another has taken over what it had claimed; let it go on."""
         rig, chance = self.rig, self._chance
@@ -127,7 +145,7 @@ class Life:
         self._verdict.count()
 
     def _leftover(self) -> bool:
-        return self.rig.setting.keep == "none" and bool(self.rig.staged_files())
+        return self.rig.setting.keep == "none" and bool(self.rig.staged())
 
     def _start(self, enough: Callable[[], bool] = lambda: False) -> tuple[list[bool], Traffic]:
         """Traffic that goes on until it is enough or something is put into the list."""

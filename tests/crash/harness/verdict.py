@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import create_engine, select
 
 from relaypacs.jobs.schema import delivery, instance
-from tests.crash.harness.destinations import COUNTING, Arrived, digest_of
+from tests.crash.harness.destinations import COUNTING, Arrived
 from tests.crash.harness.rig import Rig
 
 VISIBLE = {"queued", "active", "deferred", "failed", "held", "discarded"}
@@ -29,8 +29,9 @@ class Totals:
     repeats: int = 0
     imbalance: int = 0
     left_over: int = 0
-    """Staged files that no row names any more."""
+    """Staged objects that no row names any more."""
     server_stops: int = 0
+    redis_losses: int = 0
     pauses: int = 0
     taken_over: int = 0
     """Claims of what a paused process had claimed."""
@@ -102,6 +103,9 @@ class Verdict:
             self._totals.imbalance += ledger.imbalance
             self._totals.fault(f"{when}: the ledger is out by {ledger.imbalance}: {ledger}")
         allowed = self._allowed(sum(rows[name] - len(states[name]) for name in COUNTING))
+        if self._rig.setting.bucket is not None:
+            # Leases on what is in a bucket are not ended by the node's next life, which then doesn't tell of them.
+            allowed = sum(token - 1 for name in COUNTING for token in tokens[name].values())
         if self.repeats() > allowed:
             self._totals.fault(f"{when}: {self.repeats()} repeats, {allowed} were in flight")
         if self._rig.watch is not None and (stale := self._rig.watch.stale()):
@@ -111,14 +115,14 @@ class Verdict:
         """At the end of the rig's life, the node started anew: everything once more, staging, and no space held."""
         self.check("end", self.acknowledged)
         known = set(self.made.values())
-        staged = self._rig.staged_files()
-        for path in staged:
-            if digest_of(path.read_bytes()) not in known:
+        staged = self._rig.staged()
+        for digest in staged.values():
+            if digest not in known:
                 self._totals.partial += 1
-                self._totals.fault("end: a staged file is not what was sent")
+                self._totals.fault("end: a staged object is not what was sent")
         if self._rig.setting.keep == "none" and staged:
             self._totals.left_over += len(staged)
-            self._totals.fault(f"end: {len(staged)} staged files are left over though nothing was owed or kept")
+            self._totals.fault(f"end: {len(staged)} staged objects are left over though nothing was owed or kept")
         if left := self._rig.segments():
             self._totals.fault(f"end: {left} segments are held though nothing in them is needed")
 
