@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from pynetdicom.presentation import StoragePresentationContexts
 
 from relaypacs.dicom.part10 import file_head
+from scripts.lib.bench_guard import Guard, end_on_signals
 from scripts.lib.bench_receivers import Discard, OrthancPeer, Receiver, Relay, StockAe, StoreScp
 from scripts.lib.bench_sender import CLASSES, EXPLICIT, Order, dataset, uid
 from tests.peers.dcmtk import DCMSEND, STORESCU
@@ -236,6 +237,7 @@ class Bench:
 
     def __init__(self, folder: Path, *, rounds: int, seconds: float, quick: bool) -> None:
         self._folder, self._rounds, self._seconds, self._quick = folder, rounds, seconds, quick
+        self._guard = Guard(folder)
         self._running: dict[str, Receiver] = {}
         self._stack = ExitStack()
         self._run_number = 0
@@ -259,8 +261,8 @@ class Bench:
                 SINK: lambda: Discard(name, where, bare=True),
             }
             receiver = kinds[name]()
-            receiver.start()
             self._stack.callback(receiver.stop)
+            receiver.start(self._guard.watch)
             self._running[name] = receiver
         return self._running[name]
 
@@ -289,8 +291,10 @@ class Bench:
         return raw(receiver, Order(**{**asdict(order), "seconds": self._seconds, "run": self._run_number}))
 
     def close(self) -> None:
-        """Stop every receiver."""
+        """Stop every receiver, and delete what is left."""
         self._stack.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._guard.close()
 
     def verdicts(self) -> Iterator[dict[str, float | str | bool]]:
         """Each target with what was measured."""
@@ -344,6 +348,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="scenarios by parts of their names, with commas between")
     parser.add_argument("--dir", type=Path, default=None, help="folder on the disk to use (default: /var/tmp)")
     given = parser.parse_args()
+    end_on_signals()
     folder = Path(tempfile.mkdtemp(prefix="bench-receive-", dir=given.dir or "/var/tmp"))
     bench = Bench(
         folder,
@@ -359,7 +364,6 @@ def main() -> None:
                 bench.scenario(scenario)
     finally:
         bench.close()
-        shutil.rmtree(folder, ignore_errors=True)
     if given.json:
         sys.stdout.write(
             json.dumps({"rows": [row.figures() for row in bench.rows], "targets": list(bench.verdicts())}) + "\n"

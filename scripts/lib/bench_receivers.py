@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from tests.peers.program import Program
 _LIB = Path(__file__).parent
 _FREED_KEPT = 64
 """Freed segments kept for the next run: as in a node that runs, the spool is written into files that exist."""
+
+
+def _nobody(_group: int) -> None:
+    pass
 
 
 class Receiver:
@@ -44,9 +49,10 @@ class Receiver:
         """What to add to its environment."""
         return {}
 
-    def start(self) -> None:
-        """Start it; it accepts connections on return."""
+    def start(self, started: Callable[[int], None] = _nobody) -> None:
+        """Start it; it accepts connections on return. `started` is told its process group before that."""
         self._program = Program(self.command(), log_path=self.folder / "log", environment=self.environment())
+        started(self._program.pid)
         self._program.wait_ready(lambda: answers(self.port), 20.0)
 
     def stop(self) -> None:
@@ -127,10 +133,10 @@ class StoreScp(Receiver):
         self._tuned, self._fork = tuned, fork
         self._stored = folder / "stored"
 
-    def start(self) -> None:
+    def start(self, started: Callable[[int], None] = _nobody) -> None:
         """Start it."""
         self._stored.mkdir(exist_ok=True)
-        super().start()
+        super().start(started)
 
     def command(self) -> list[str | Path]:
         """What to run: bit preserving, the fastest it has."""
@@ -183,10 +189,11 @@ class OrthancPeer(Receiver):
         self._orthanc = Orthanc(folder / "o", environment={"TCP_NODELAY": "1"} if tuned else {}, StableAge=600)
         self.port = self._orthanc.dicom_port
 
-    def start(self) -> None:
+    def start(self, started: Callable[[int], None] = _nobody) -> None:
         """Start it."""
         self._orthanc.start()
         self._program = self._orthanc.program
+        started(self._program.pid)
 
     def stop(self) -> None:
         """End it and delete what it stored."""
