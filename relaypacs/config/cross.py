@@ -32,7 +32,7 @@ def problems(
         here = [at for at in names if at[0] == section]
         yield from _repeated(((at, names[at]) for at in here), "name", "is used before; names are unique")
     callers = [
-        (("caller", number), (one.ae_title, frozenset(one.networks), frozenset(one.called_ae)))
+        (("caller", number), (one.ae_title, frozenset(one.networks), frozenset(one.called_ae), one.certificate))
         for number, one in enumerate(good["caller"])
         if one is not None
     ]
@@ -75,6 +75,9 @@ def _about_callers(config: Config) -> Iterator[str]:
     for number, caller in enumerate(config.caller, 1):
         if set(caller.ae_title) == {"*"} and not caller.networks and receive.host in _ANY_ADDRESS:
             yield f'caller[{number}] "*": anyone who reaches port {receive.port} may send; name networks or AE titles'
+        if caller.certificate and config.tls.client_certificates == "none":
+            place = f'caller[{number}] "{caller.ae_title}"'
+            yield f'{place}: nobody shows a certificate; set [tls] client_certificates = "optional" or "required"'
         if caller.credentials_env and not config.tls.listen:
             yield f'caller[{number}] "{caller.ae_title}": its user identity counts inside TLS only; give [tls] listen'
         if not (caller.echo or caller.store):

@@ -131,6 +131,10 @@ class Caller(Section):
         (),
         description="SOP classes it may store: UIDs, names, or patterns such as `CT *`; empty means every one accepted.",
     )
+    certificate: tuple[Pattern, ...] = Field(
+        (),
+        description="Its verified TLS certificate has one of these names: the subject (`CN=ct1,O=Clinic`) or an alternative name (`DNS:ct1.example`); patterns match. Empty: none is needed.",
+    )
     credentials_env: VariablePrefix = Field(
         "",
         description="If given, it must show a user identity, inside TLS: the variables <this>_USERNAME and, for a passcode, <this>_PASSWORD, or the same with _FILE.",

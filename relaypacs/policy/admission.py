@@ -20,6 +20,7 @@ from relaypacs.config.secrets import Credentials
 from relaypacs.dicom.identity import IdentityType, UserIdentity, read_user_identity
 from relaypacs.dicom.pdu import APPLICATION_CONTEXT, AssociateHead
 from relaypacs.policy.aetitle import check_ae_title, clean_ae_title, same_ae_title
+from relaypacs.policy.routing import compile_pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ OVERLOAD = (2, 3, 2)  # transient: the modality tries again; the word is that of
 NO_SPACE = (2, 3, 2, "no-space")
 UNKNOWN_CALLER = "no [[caller]] has this calling AE title: add one"
 WRONG_ADDRESS = "the [[caller]] of this calling AE title may not connect from this address"
+CERTIFICATE = (1, 1, 3, "certificate")
 USER_IDENTITY = (1, 1, 1, "user-identity")  # PS3.7 D.3.3.7 names no reason of its own
 _NOBODYS: Mapping[Caller, Credentials] = MappingProxyType({})
 
@@ -74,7 +76,7 @@ def admit(
     callers: Sequence[Caller],
     credentials: Mapping[Caller, Credentials] = _NOBODYS,
 ) -> Admitted | Rejected:
-    """Decide by protocol version, application context, called AE title, then calling AE title, address and identity.
+    """Decide by protocol version, application context, called AE title, calling AE title, address and what is shown.
 
     `credentials` is what callers with `credentials_env` have to show. With `conceal` every answer is 1/1/1.
     Raises `PduError` where the user identity is broken.
@@ -95,8 +97,8 @@ def admit(
         exact = [one for one in meant if same_ae_title(one.ae_title, calling_ae, case_sensitive=sensitive)]
         # What an entry for this very title wants to be shown, no pattern excuses from.
         fit = _shown(exact or meant, identity, peer, credentials)
-        if isinstance(fit, str):
-            rejected = Rejected(*USER_IDENTITY, fit)
+        if isinstance(fit, Rejected):
+            rejected = fit
         elif fit:
             return Admitted(fit[0], calling_ae, called_ae, peer)
         elif here:
@@ -131,11 +133,23 @@ def _may_call(caller: Caller, called_ae: str, case_sensitive: bool) -> bool:
 
 def _shown(
     callers: Sequence[Caller], identity: UserIdentity | None, peer: Peer, credentials: Mapping[Caller, Credentials]
-) -> list[Caller] | str:
-    """Those of `callers` that the request's user identity fits, or why it fits none."""
-    reasons = [_unfit(identity, peer, one, credentials.get(one) if one.credentials_env else None) for one in callers]
-    fit = [one for one, reason in zip(callers, reasons, strict=True) if not reason]
-    return fit if fit or not callers else reasons[0]
+) -> list[Caller] | Rejected:
+    """Those of `callers` whose certificate and user identity it shows, or why it does of none."""
+    certified = [one for one in callers if _has_certificate(one, peer)]
+    if callers and not certified:
+        shown = f'"{peer.certificate_names[0]}"' if peer.certificate_names else "none"
+        wants = (
+            f"its certificate is {shown}, and its [[caller]] wants another: correct it at the sender, or certificate"
+        )
+        return Rejected(*CERTIFICATE, f"{wants} there")
+    reasons = [_unfit(identity, peer, one, credentials.get(one) if one.credentials_env else None) for one in certified]
+    fit = [one for one, reason in zip(certified, reasons, strict=True) if not reason]
+    return fit if fit or not certified else Rejected(*USER_IDENTITY, reasons[0])
+
+
+def _has_certificate(caller: Caller, peer: Peer) -> bool:
+    patterns = [compile_pattern(one) for one in caller.certificate]
+    return not patterns or any(pattern.fullmatch(name) for pattern in patterns for name in peer.certificate_names)
 
 
 def _unfit(identity: UserIdentity | None, peer: Peer, caller: Caller, wanted: Credentials | None) -> str:

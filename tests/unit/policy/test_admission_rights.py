@@ -139,3 +139,47 @@ def test_concealed_causes_look_the_same() -> None:
         "called-ae",
     ]
     assert isinstance(decide(head("MR", "RESEARCH"), TLS, known, conceal=True), Admitted)
+
+
+CERTIFIED = (
+    Caller(ae_title="*"),
+    Caller(ae_title="CT_1", certificate=("CN=ct1,O=Clinic", "DNS:*.ct.example")),
+)
+SUBJECT = ("CN=ct1,O=Clinic", "DNS:ct1.clinic.example")
+
+
+@pytest.mark.parametrize(
+    ("calling", "names", "admitted"),
+    [
+        ("CT_1", SUBJECT, True),
+        ("CT_1", ("CN=x", "DNS:a.ct.example"), True),
+        ("CT_1", (), False),
+        ("CT_1", ("CN=ct1",), False),
+        ("CT_1", ("CN=ct1,O=Clinic,C=DE",), False),
+        ("CT_1", ("CN=CN=ct1\\,O=Clinic",), False),
+        ("CT_1", ("cn=ct1,o=clinic",), False),
+        ("CT_2", SUBJECT, True),
+        ("CT_2", (), True),
+    ],
+)
+def test_a_certificate_is_bound_to_its_caller(calling: str, names: tuple[str, ...], admitted: bool) -> None:
+    decision = decide(head(calling), Peer("10.1.2.3", tls=True, certificate_names=names), CERTIFIED)
+    if admitted:
+        assert isinstance(decision, Admitted)
+    else:
+        assert isinstance(decision, Rejected)
+        assert (decision.result, decision.source, decision.reason, decision.word) == (1, 1, 3, "certificate")
+        assert "certificate" in decision.sentence
+    concealed = decide(head("CT_1"), Peer("10.1.2.3"), CERTIFIED, conceal=True)
+    assert isinstance(concealed, Rejected)
+    assert (concealed.result, concealed.source, concealed.reason) == (1, 1, 1)
+
+
+def test_a_certificate_and_a_user_identity() -> None:
+    both = Caller(ae_title="CT_1", certificate=SUBJECT[:1], credentials_env="CT1")
+    peer = Peer("10.1.2.3", tls=True, certificate_names=SUBJECT)
+    right = {both: Credentials(username="ct")}
+    shown = head("CT_1", more=identity(1, b"ct"))
+    assert isinstance(admit(shown, peer, RECEIVE, (both,), right), Admitted)
+    assert isinstance(admit(head("CT_1"), peer, RECEIVE, (both,), right), Rejected)
+    assert isinstance(admit(shown, TLS, RECEIVE, (both,), right), Rejected)
