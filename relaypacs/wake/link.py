@@ -83,7 +83,7 @@ def connect(settings: Redis, *, cluster: bool = False, silence_seconds: float = 
     if not cluster:
         return redis.Redis.from_url(url, **options)
     # Its commands are the same; its class is another.
-    return cast("redis.Redis", RedisCluster.from_url(url, cluster_error_retry_attempts=1, **options))
+    return cast("redis.Redis", RedisCluster.from_url(url, **options))
 
 
 def is_moved(error: Exception) -> bool:
