@@ -1,4 +1,4 @@
-"""A whole node with TLS on both sides: several processes, IPv4 and IPv6, no plain port; a certificate that is no good."""
+"""A whole node with TLS on both sides: several processes, IPv4 and IPv6, no plain port; a certificate that is bad."""
 
 from __future__ import annotations
 
