@@ -15,8 +15,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from relaypacs.config.redis import Redis
-from relaypacs.policy.admission import NO_SPACE, OVERLOAD, Admitted, Rejected
-from relaypacs.receive.limits import SENTENCES, Share, network
+from relaypacs.policy.admission import (
+    APPLICATION,
+    CALLED_AE,
+    CALLING_AE,
+    CERTIFICATE,
+    OVERLOAD,
+    PROTOCOL,
+    USER_IDENTITY,
+    Admitted,
+    Rejected,
+)
+from relaypacs.receive.limits import Share, network
 from relaypacs.wake.script import fail, take
 
 if TYPE_CHECKING:
@@ -32,8 +42,11 @@ FAILED_TOO_OFTEN = Rejected(
     "failed-associations",
     "too many association requests of this address failed: it is refused for [redis] refuse_seconds",
 )
-_OURS = frozenset({*SENTENCES, NO_SPACE[-1], TOO_MANY.word, FAILED_TOO_OFTEN.word})
-"""Refusals that are no fault of the peer's."""
+_BROKEN = "request"
+FAILURES = frozenset(
+    {CALLING_AE[-1], CALLED_AE[-1], APPLICATION[-1], PROTOCOL[-1], CERTIFICATE[-1], USER_IDENTITY[-1], _BROKEN}
+)
+"""Refusals that are the peer's fault: neither limits nor a full disk."""
 _UNBOUNDED = 1 << 30
 _MOST_ADDRESSES = 10_000
 
@@ -71,8 +84,8 @@ class SharedLimits:
             return until > time.monotonic()
 
     def failed(self, host: str, word: str) -> None:
-        """Count a refusal by its metric's word, unless it was no fault of the peer's."""
-        if not self._most_failed or word in _OURS or self._keeper is None:
+        """Count a refusal by its metric's word if it was the peer's fault."""
+        if not self._most_failed or word not in FAILURES or self._keeper is None:
             return
         settings, keeper, address = self._settings, self._keeper, _hashed(network(host))
         self._count(address, keeper)
