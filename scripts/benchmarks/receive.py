@@ -219,6 +219,25 @@ def program(receiver: Receiver, name: str, paths: Sequence[Path]) -> Run:
     return Run(len(paths), size, seconds, each, each, receiver.cpu_seconds() - cpu, receiver.peak_bytes())
 
 
+def _settle(folder: Path) -> None:
+    """Write what is to be written, and wait (briefly) until the disk rests: deleted files may be discarded later."""
+    os.sync()
+    device = f"{os.major(folder.stat().st_dev)}:{os.minor(folder.stat().st_dev)}"
+    for _ in range(10):
+        before = _transfers(device)
+        time.sleep(0.03)
+        if _transfers(device) == before:
+            return
+
+
+def _transfers(device: str) -> list[str]:
+    for line in Path("/proc/diskstats").read_text().splitlines():
+        major, minor, _, *figures = line.split()
+        if f"{major}:{minor}" == device:
+            return figures
+    return []
+
+
 def make_files(folder: Path, count: int) -> list[Path]:
     """MR images of one series, as Part 10 files."""
     folder.mkdir()
@@ -278,7 +297,7 @@ class Bench:
                 if turn == 0 and name in (RELAY, BUFFERED):
                     self._one(receiver, scenario)  # it makes the segments that are reused
                     receiver.clear()
-                os.sync()  # what the one before left to be written is not paid by this one
+                _settle(self._folder)  # what the one before left to be written is not paid by this one
                 rows[name].runs.append(self._one(receiver, scenario))
                 receiver.clear()
 
