@@ -17,7 +17,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from relaypacs import __version__
-from relaypacs.cli import association_commands, node_commands, operate_commands, say, verb_commands
+from relaypacs.cli import (
+    association_commands,
+    node_commands,
+    operate_commands,
+    restore_commands,
+    say,
+    verb_commands,
+)
 from relaypacs.errors import ConfigError, RelayPacsError
 
 app = typer.Typer(
@@ -168,7 +175,7 @@ def queue(context: typer.Context, config: ConfigOption = None, as_json: JsonOpti
     """What each destination is owed, by state, and for how long."""
     from relaypacs.cli import settings
 
-    loaded = settings.load(config or context.obj)
+    loaded = settings.load(config or context.obj, secrets=False)
     with settings.jobs_of(loaded) as store:
         from relaypacs.cli import jobs
 
@@ -190,7 +197,7 @@ def trace(
     """When it was received and from whom, where each copy is, and why one is not there."""
     from relaypacs.cli import settings
 
-    with settings.jobs_of(settings.load(config or context.obj)) as store:
+    with settings.jobs_of(settings.load(config or context.obj, secrets=False)) as store:
         from relaypacs.cli import jobs
 
         raise typer.Exit(jobs.trace(store, term, as_json=as_json))
@@ -209,7 +216,7 @@ def ledger(
 
     if association is not None and study is not None:
         raise typer.BadParameter("give --association or --study, not both")
-    with settings.jobs_of(settings.load(config or context.obj)) as store:
+    with settings.jobs_of(settings.load(config or context.obj, secrets=False)) as store:
         from relaypacs.cli import jobs
 
         raise typer.Exit(jobs.ledger(store, association=association, study=study, as_json=as_json))
@@ -220,7 +227,7 @@ def db_migrate(context: typer.Context, config: ConfigOption = None) -> None:
     """Bring the job table to this version's schema (`serve` does so by itself)."""
     from relaypacs.cli import settings
 
-    loaded = settings.load(config or context.obj)
+    loaded = settings.load(config or context.obj, secrets=False)
     from relaypacs.jobs.store import JobStore
 
     store = JobStore.open(loaded.jobs_url, identifiers=loaded.node.identifiers)
@@ -234,4 +241,5 @@ def db_migrate(context: typer.Context, config: ConfigOption = None) -> None:
 verb_commands.add_to(app)
 association_commands.add_to(app)
 operate_commands.add_to(app)
+restore_commands.add_to(app)
 app.add_typer(node_commands.app, name="node")

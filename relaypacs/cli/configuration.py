@@ -28,7 +28,7 @@ def check(given: Path | None) -> int:
 
 def show(given: Path | None, *, changed: bool, as_json: bool) -> int:
     """Print the configuration in force, as TOML or JSON; `changed`: only what differs from the defaults."""
-    document = show_config(settings.load(given), changed_only=changed)
+    document = show_config(settings.load(given, secrets=False), changed_only=changed)
     if as_json:
         say.out_json(document)
     else:

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 
 from relaypacs.cli import say
-from relaypacs.cli.tracing import trace_lines
+from relaypacs.cli.tracing import folded, trace_lines
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import QueueRow, TraceRow
 from relaypacs.model import State
@@ -51,7 +51,7 @@ def trace(store: JobStore, term: str, *, as_json: bool) -> int:
     if as_json:
         say.out_json({"term": term, "instances": [_as_json(row) for row in rows]})
     elif rows:
-        for line in trace_lines(rows, time.time()):
+        for line in folded(trace_lines(rows, time.time())):
             say.out(line)
     if len(rows) == _MOST_TRACED:
         say.tell(f"Only the first {_MOST_TRACED} instances are shown; ask by study or series for the others.")

@@ -35,11 +35,14 @@ def find(given: Path | None) -> Path:
     )
 
 
-def load(given: Path | None) -> Config:
-    """The configuration that `find` finds, validated. ConfigError with every problem."""
+def load(given: Path | None, *, secrets: bool = True) -> Config:
+    """The configuration that `find` finds, validated. ConfigError with every problem.
+
+    Without `secrets` nobody asks for those of destinations, callers and storage: an administrator's shell has none.
+    """
     from relaypacs.config import load_config
 
-    return load_config(find(given), os.environ)
+    return load_config(find(given), os.environ, secrets=secrets)
 
 
 def destination_named(config: Config, name: str) -> Destination:
@@ -61,10 +64,12 @@ def jobs_of(config: Config) -> Iterator[JobStore]:
     file = config.jobs_file
     if file is not None and not file.exists():
         raise JobsError(
-            f"there is no job table at {file}; look at [node] state_dir and [jobs] url, "
-            "or make one with `relaypacs db migrate`"
+            f"the node has not run yet: there is no job table at {file}; start it with `relaypacs serve`, "
+            "or look at [node] state_dir and [jobs] url"
         )
-    store = JobStore.open(config.jobs_url, identifiers=config.node.identifiers)
+    store = JobStore.open(
+        config.jobs_url, identifiers=config.node.identifiers, shared_staging=config.staging.kind == "s3"
+    )
     try:
         store.check_schema()
         yield store

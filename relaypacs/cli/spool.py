@@ -40,7 +40,7 @@ def _folder(context: typer.Context, given: Path | None) -> Path:
         return given
     from relaypacs.cli import settings
 
-    return settings.load(context.obj).spool_dir
+    return settings.load(context.obj, secrets=False).spool_dir
 
 
 def _chosen(context: typer.Context, folder: Path | None, names: list[str]) -> list[Path]:

@@ -6,7 +6,8 @@ Pure: rows and the time in, lines out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from textwrap import wrap
 from typing import TypeVar
 
 from relaypacs.cli.say import age, counted, printable, when
@@ -16,11 +17,12 @@ from relaypacs.model import Routed, State
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
+_COLUMNS = 80
 _ORDER = (State.DELIVERED, State.ACTIVE, State.QUEUED, State.DEFERRED, State.HELD, State.FAILED, State.DISCARDED)
 
 
 def trace_lines(rows: Sequence[TraceRow], now: float) -> Iterator[str]:
-    """The lines to print. `now` is the time ages count to."""
+    """The lines, each as long as it is. `now` is the time ages count to."""
     for number, (_, study) in enumerate(_grouped(rows, lambda row: row.study_instance_uid)):
         if number:
             yield ""
@@ -32,6 +34,15 @@ def trace_lines(rows: Sequence[TraceRow], now: float) -> Iterator[str]:
             yield f"  {counted(gone, 'instance')} no longer kept on this node"
         yield from _marks(study)
         yield from _destinations(study, now)
+
+
+def folded(lines: Iterable[str]) -> Iterator[str]:
+    """`lines` in at most 80 columns, unless a word is longer; what goes on stands deeper."""
+    for line in lines:
+        deeper = " " * (len(line) - len(line.lstrip()) + 4)
+        yield from wrap(line, _COLUMNS, subsequent_indent=deeper, break_long_words=False, break_on_hyphens=False) or [
+            ""
+        ]
 
 
 def _title(study: Sequence[TraceRow]) -> str:

@@ -137,7 +137,7 @@ def _run(
     from relaypacs.cli import settings, verbs
     from relaypacs.wake.hints import poke
 
-    loaded = settings.load(config)
+    loaded = settings.load(config, secrets=False)
     if verb is Verb.RESEND and to is not None:
         settings.destination_named(loaded, to)
     which = verbs.selection(

@@ -23,6 +23,7 @@ from relaypacs.model import State
 
 PIECE = 500
 """Deliveries changed in one transaction."""
+_MOST_TRACED, _MOST_LISTED = 1000, 20
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGE = re.compile(r"([0-9]{1,6})([smhd])")
 _DONE = {
@@ -99,7 +100,7 @@ def act(
     """
     found = store.find(verb, which)
     if not as_json:
-        _show(verb, which, found)
+        _show(store, verb, which, found)
     if dry_run or not found.ids:
         if as_json:
             say.out_json(_document(verb, found, None))
@@ -122,9 +123,9 @@ def act(
     return 0 if done.changed or done.already_live else 1
 
 
-def _show(verb: Verb, which: Selection, found: Found) -> None:
+def _show(store: JobStore, verb: Verb, which: Selection, found: Found) -> None:
     if not found.ids and verb is Verb.RESEND and which.study is not None:
-        say.tell("No such study was received; `relaypacs trace` finds its UID by accession number or patient ID.")
+        say.tell(_no_such_study(store, which.study))
     elif not found.ids:
         say.tell(f"Nothing to {verb}.")
     elif verb is not Verb.RESEND:
@@ -132,6 +133,20 @@ def _show(verb: Verb, which: Selection, found: Found) -> None:
         say.out_table(
             ["destination", "state", "deliveries"], [[name, state, str(count)] for (name, state), count in rows]
         )
+
+
+def _no_such_study(store: JobStore, term: str) -> str:
+    """What to say where a study was named by something else than its UID."""
+    shown = say.printable(term)
+    studies = sorted({row.study_instance_uid for row in store.trace(term, limit=_MOST_TRACED)} - {""})
+    if not studies:
+        return f"Nothing was received under {shown!r}; give a Study Instance UID, as `relaypacs trace` shows it."
+    said = [
+        f"{shown!r} is no Study Instance UID.",
+        f"It was received in {say.counted(len(studies), 'study')}; send each by its own:",
+        *(f"  {say.printable(uid)}" for uid in studies[:_MOST_LISTED]),
+    ]
+    return "\n".join(said + (["  …"] if len(studies) > _MOST_LISTED else []))
 
 
 def agreed(what: str) -> bool:

@@ -22,8 +22,10 @@ _LONGEST_BYTES = 4 << 20
 _POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+def load_config(path: Path | None, environ: Mapping[str, str], *, secrets: bool = True) -> Config:
     """The configuration of the file at `path` (None: only defaults) with the variables of `environ` laid over it.
+
+    Without `secrets` those of destinations, callers and storage may be absent: for who only looks.
 
     ConfigError if anything is wrong. `cross.warnings` tells what is merely doubtful.
     """
@@ -33,7 +35,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     good, more = validate(raw)
     names = names_of(raw)
     found += more
-    found += problems(good, raw, names, environ)
+    found += [one for one in problems(good, raw, names, environ) if secrets or one.at[-1] != "credentials_env"]
     if found:
         places = Places(str(path) if path else "", line_numbers(text), variables, names)
         raise ConfigError([places.sentence(problem) for problem in sorted(found, key=places.line)])

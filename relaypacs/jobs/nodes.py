@@ -7,17 +7,19 @@ disk, only the node that received an object delivers it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from relaypacs.errors import JobsError
 from relaypacs.jobs import dialect
 from relaypacs.jobs.delivery import end_leases, move
-from relaypacs.jobs.schema import HOT, LIVE, STAGED, checkpoint, delivery, instance, node
-from relaypacs.jobs.states import Change
-from relaypacs.jobs.values import Joined
+from relaypacs.jobs.schema import HOT, LIVE, OWED, STAGED, checkpoint, delivery, instance, node
+from relaypacs.jobs.states import PENDING_STATES, Change
+from relaypacs.jobs.values import Joined, Left
+from relaypacs.model import State
 
 _Transaction = Callable[[], AbstractContextManager[Connection]]
 LOST = "its bytes were on node {name}, which was drained; send it from the modality again"
@@ -34,7 +36,7 @@ def join(connection: Connection, name: str, identity: str, now: float) -> Joined
     elif known != identity:
         raise JobsError(
             f"The job table knows a node {name!r} with another state folder; give this one another [node] name, "
-            f"or, if that folder is gone for good, run `relaypacs node drain {name}` first."
+            f"or, if that folder is gone for good, run `relaypacs node drain {name} --lost` first."
         )
     else:
         connection.execute(update(node).where(node.c.node == name).values(started_at=now))
@@ -76,6 +78,24 @@ class Nodes:
         with self._writing() as connection:
             done = connection.execute(update(node).where(node.c.node == name).values(draining_at=at))
             return done.rowcount > 0
+
+    def left(self, name: str) -> Left | None:
+        """What only that node can still do; None if no such node has joined."""
+        with self._reading() as connection:
+            if connection.scalar(select(node.c.node).where(node.c.node == name)) is None:
+                return None
+            counts: Counter[State] = Counter()
+            for state, count in connection.execute(
+                select(delivery.c.state, func.count()).where(OWED, delivery.c.home == name).group_by(delivery.c.state)
+            ):
+                counts[State(state)] = count
+            segments = select(func.count()).select_from(checkpoint).where(checkpoint.c.node == name)
+            return Left(
+                pending=sum(counts[state] for state in PENDING_STATES),
+                held=counts[State.HELD],
+                failed=counts[State.FAILED],
+                segments=connection.scalar(segments) or 0,
+            )
 
     def draining_since(self, name: str) -> float | None:
         """Since when (seconds since the epoch) the node is asked to take nothing more in; None if it is not."""

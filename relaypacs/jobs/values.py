@@ -181,6 +181,18 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What a node has left to do that no other can."""
+
+    pending: int
+    held: int
+    failed: int
+    """Dead letters: their bytes are kept by this node."""
+    segments: int
+    """Of its spool, that hold records."""
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """What a person's verb is about: everything that every given part fits. An empty study fits nothing."""
 

@@ -11,16 +11,15 @@ from relaypacs.config import Config
 from relaypacs.errors import JobsError
 from relaypacs.forward.dispatch import Forwarder
 from relaypacs.forward.source import ByteSource
-from relaypacs.intake import ArrivalReader, CallerPolicy, Intake
+from relaypacs.intake import Intake
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
+from relaypacs.node.arrivals import arrival_reader
 from relaypacs.node.identity import identity
 from relaypacs.node.recovery import Recovery
 from relaypacs.node.sharing import keeper_of, wake_of, windows_of
 from relaypacs.node.stores import StagingWatch, desk_of, is_shared, staging_of
 from relaypacs.node.supervisor import Stop
-from relaypacs.policy.admission import find_caller
-from relaypacs.policy.routing import Router
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.sweep import Sweep
 from relaypacs.wake.hints import HintReceiver, poke
@@ -42,12 +41,6 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     hints = HintReceiver(config.hint_socket)
     keeper = keeper_of(config, "relay")
     wake = wake_of(keeper)
-    policies = config.caller
-
-    def policy_of(calling_ae: str) -> CallerPolicy:
-        caller = find_caller(policies, calling_ae, case_sensitive=config.receive.ae_titles_case_sensitive)
-        return CallerPolicy(caller.conflict, caller.resend) if caller else CallerPolicy()
-
     rows_changed = threading.Event()
 
     def rows_committed() -> None:
@@ -61,10 +54,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         for destination in config.destination:
             wake.notify(destination.name)
 
-    router = Router(
-        config.rule, config.routing.default, ae_titles_case_sensitive=config.receive.ae_titles_case_sensitive
-    )
-    arrival_of = ArrivalReader(router, policy_of)
+    arrival_of = arrival_reader(config)
     recovery = Recovery(
         config, jobs=jobs, staging=staging, arrival_of=arrival_of, joined=joined, stop=stop, notify=wake.notify
     )

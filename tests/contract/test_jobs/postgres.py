@@ -52,7 +52,9 @@ class Postgres:
     `crash` is `pg_ctl stop -m immediate`; `start` after it goes on with the same data on the same port.
     """
 
-    def __init__(self, binaries: Path, *settings: str) -> None:
+    def __init__(self, binaries: Path, *settings: str, standby_of: Postgres | None = None) -> None:
+        """`standby_of`: no cluster of its own, but a copy of that one that follows it (asynchronously)."""
+        self._primary = standby_of
         self.port = free_port()
         self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self.port}"
         """Without a database's name."""
@@ -70,8 +72,12 @@ class Postgres:
                     shutil.copytree(folder, self._home / folder.name, symlinks=True)
                 self._home.chmod(0o755)
                 self._binaries = self._home / package.name / "pginstall" / "bin"
-        make = ("initdb", "-D", self._home / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
-        self._run(*make)
+        if self._primary is not None:
+            source = ("-h", "127.0.0.1", "-p", self._primary.port, "-U", "postgres", "--checkpoint=fast", "--no-sync")
+            self._run("pg_basebackup", "-D", self._home / "data", "-R", *source)
+        else:
+            make = ("initdb", "-D", self._home / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+            self._run(*make)
         self.start()
         return self
 
@@ -101,6 +107,23 @@ class Postgres:
         """Create an empty database; returns its URL."""
         self.ask(f"CREATE DATABASE {name}")
         return f"{self.url}/{name}"
+
+    def stop_following(self) -> None:
+        """Of a standby: what the primary commits from now on does not arrive."""
+        self.ask("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        wait_until(lambda: self.tell("SELECT count(*) FROM pg_stat_wal_receiver") == 0, "the end of streaming", 20)
+
+    def promote(self) -> None:
+        """Of a standby: become a primary with what it has."""
+        self.ask("SELECT pg_promote()")
+
+    def tell(self, question: str) -> object:
+        """The one value that a question has for an answer."""
+        admin = create_engine(f"{self.url}/postgres", isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            answer: object = connection.execute(text(question)).scalar_one()
+        admin.dispose()
+        return answer
 
     def ask(self, *statements: str, database: str = "postgres") -> None:
         """Run statements as the superuser, in one session."""

@@ -97,7 +97,7 @@ def test_trace_finds_a_study_by_everything_it_is_known_by(folder: Path, term: st
         "pacs refuses the connection: start it",
         "1 failed, 1 attempt: pacs says 0122",
     ):
-        assert says in done.stdout
+        assert says in " ".join(done.stdout.split()).replace("pacs delivered 1", "pacs  delivered 1")
 
 
 def test_trace_of_one_instance_for_machines(folder: Path) -> None:
@@ -127,7 +127,12 @@ def test_resend_queues_what_is_not_on_its_way(folder: Path) -> None:
     assert json.loads(run("ledger", "--json", cwd=folder).stdout)["imbalance"] == 0
     done = run("resend", "9.9.9", "--to", "pacs", cwd=folder)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "No such study" in done.stderr
+    assert "Nothing was received under '9.9.9'" in done.stderr
+    for term in (ACCESSION, PATIENT):
+        done = run("resend", term, "--to", "pacs", cwd=folder)
+        assert done.returncode == 1
+        assert f"{term!r} is no Study Instance UID" in done.stderr
+        assert f"\n  {STUDY}\n" in done.stderr
 
 
 def test_a_destination_that_is_not_there_lists_those_that_are(folder: Path) -> None:
@@ -164,7 +169,9 @@ def test_no_job_table_is_a_sentence_and_none_is_made(empty: Path) -> None:
     for arguments in (("queue",), ("trace", "x"), ("ledger",), ("resend", "1.2", "--to", "pacs")):
         done = run(*arguments, cwd=empty)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"relaypacs: there is no job table at {empty}/jobs.sqlite; ")
+        assert done.stderr.startswith(
+            f"relaypacs: the node has not run yet: there is no job table at {empty}/jobs.sqlite"
+        )
     assert not (empty / "jobs.sqlite").exists()
     (empty / "jobs.sqlite").touch()
     done = run("queue", cwd=empty)
@@ -199,3 +206,19 @@ def test_a_reader_that_goes_away_is_no_error(folder: Path) -> None:
     )
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
+
+
+def test_nothing_of_a_trace_is_wider_than_a_terminal_but_a_word(folder: Path) -> None:
+    done = run("trace", STUDY, cwd=folder)
+    assert [line for line in done.stdout.splitlines() if len(line) > 80] == []
+
+
+def test_who_only_looks_needs_no_secret_of_a_destination(folder: Path) -> None:
+    """The node's service has them; an administrator's shell has not."""
+    with (folder / "relaypacs.toml").open("a") as file:
+        file.write('[[destination]]\nname = "web"\nkind = "dicomweb"\nurl = "https://web/"\ncredentials_env = "WEB"\n')
+    for words in (("queue",), ("ledger",), ("trace", STUDY), ("config", "show"), ("hold", "--to", "pacs", "--dry-run")):
+        done = run(*words, cwd=folder)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    done = run("config", "check", cwd=folder)
+    assert (done.returncode, "WEB_USERNAME" in done.stderr) == (2, True), "the node itself does"

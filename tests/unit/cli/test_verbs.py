@@ -123,15 +123,17 @@ def test_a_person_is_asked_and_the_node_is_woken(folder: Path, answer: bytes, co
 
 
 def test_a_node_that_is_gone_is_drained(folder: Path) -> None:
-    assert run("node", "drain", "node-1", "--yes", cwd=folder).returncode == 1
+    assert run("node", "drain", "node-1", "--lost", "--yes", cwd=folder).returncode == 1
     store = JobStore.open(f"sqlite:///{folder}/jobs.sqlite")
     store.join("node-1", "lost", 1.0)
     store.close()
-    done = run("node", "drain", "node-1", cwd=folder)
+    done = run("node", "drain", "node-1", "--lost", cwd=folder)
     assert (done.returncode, states(folder)) == (2, {"deferred": 1, "failed": 1})
     assert "give up 1 delivery of node node-1, for good; say --yes" in done.stderr
-    assert run("node", "drain", "node-1", "--dry-run", cwd=folder).stdout.startswith("Would give up 1 delivery")
-    done = run("node", "drain", "node-1", "--yes", cwd=folder)
+    assert run("node", "drain", "node-1", "--lost", "--dry-run", cwd=folder).stdout.startswith(
+        "Would give up 1 delivery"
+    )
+    done = run("node", "drain", "node-1", "--lost", "--yes", cwd=folder)
     assert (done.returncode, done.stdout) == (0, "1 delivery given up; the name node-1 is free.\n")
     assert states(folder) == {"failed": 2}
     assert "which was drained" in run("trace", STUDY, cwd=folder).stdout

@@ -1,0 +1,19 @@
+"""What intake makes of objects under a configuration: its rules, and its callers' policies."""
+
+from __future__ import annotations
+
+from relaypacs.config import Config
+from relaypacs.intake import ArrivalReader, CallerPolicy
+from relaypacs.policy.admission import find_caller
+from relaypacs.policy.routing import Router
+
+
+def arrival_reader(config: Config) -> ArrivalReader:
+    """The reader of the node's intake; commands that restore rows use it too."""
+    folds = config.receive.ae_titles_case_sensitive
+
+    def policy_of(calling_ae: str) -> CallerPolicy:
+        caller = find_caller(config.caller, calling_ae, case_sensitive=folds)
+        return CallerPolicy(caller.conflict, caller.resend) if caller else CallerPolicy()
+
+    return ArrivalReader(Router(config.rule, config.routing.default, ae_titles_case_sensitive=folds), policy_of)
