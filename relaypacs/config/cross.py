@@ -62,6 +62,7 @@ def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
         *_about_destinations(config),
         *_about_rules(config.rule),
         *_about_staging(config.staging),
+        *_about_redis(config),
         *overlooked(environ),
     ]
 
@@ -113,6 +114,18 @@ def _about_staging(staging: Staging) -> Iterator[str]:
         yield 'staging encryption = "none": objects are encrypted only if the bucket does so by default; use sse-s3'
     if staging.endpoint.startswith("http://") and not _is_loopback(urlsplit(staging.endpoint).hostname or ""):
         yield "staging endpoint: patients' data travel unencrypted; use https"
+
+
+def _about_redis(config: Config) -> Iterator[str]:
+    redis = config.redis
+    if not redis.configured:
+        shared = redis.max_associations_per_ae or redis.max_failed_associations_per_address
+        if shared or any(one.associations_all_nodes for one in config.destination):
+            yield "limits over all nodes have no effect without [redis] url (REDIS_URL)"
+        return
+    url = urlsplit(redis.url.get_secret_value())
+    if url.scheme == "redis" and url.password and not _is_loopback(url.hostname or ""):
+        yield "redis url: its password travels unencrypted; use rediss://"
 
 
 def _repeated(items: Iterable[tuple[Location, Hashable]], option: str, text: str) -> Iterator[Problem]:

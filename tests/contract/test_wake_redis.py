@@ -19,11 +19,12 @@ from relaypacs.config.redis import Redis
 from relaypacs.wake import link
 from relaypacs.wake.keeper import Keeper
 from relaypacs.wake.remote import RedisWake
-from relaypacs.wake.script import take
+from relaypacs.wake.script import claim, fail, take
 from tests.peers.ports import free_port, wait_until
 from tests.peers.redis import RedisServer
 
 SECRET = "hunter2"
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "redis.md"
 Mend = Callable[[], Any]
 
 
@@ -164,6 +165,32 @@ def test_a_host_that_is_none(stack: ExitStack, lines: Callable[[], list[dict[str
     keeper = keeper_of(stack, Redis(url="redis://redis.invalid:6379"))
     wait_until(lambda: not keeper.there, "the loss to be seen", 20)
     assert "it can't be reached" in lines()[0]["message"]
+
+
+def test_the_user_of_the_documentation_may_do_all_of_it(tmp_path: Path, stack: ExitStack) -> None:
+    server = stack.enter_context(RedisServer(tmp_path))
+    (line,) = (line for line in DOCUMENTED.read_text().splitlines() if line.startswith("ACL SETUSER relaypacs "))
+    server.client.execute_command(*line.replace("PASSWORD", SECRET).split())
+    settings = Redis(url=f"redis://relaypacs:{SECRET}@127.0.0.1:{server.port}", timeout_seconds=5, lease_seconds=3)
+    keeper = keeper_of(stack, settings)
+    assert try_take(keeper) == 1
+    slots, address = keeper.key("window", "pacs"), keeper.key("failed", "address")
+    wake = RedisWake(keeper)
+    wake.start()
+    assert wake.subscribed.wait(10)
+    wake.notify("pacs")
+    for most in (2, 1):
+        op = claim(slots, f"{slots}:queue", most, keeper.member(), keeper.who, waits=True, wait_ms=500)
+        assert keeper.ask(op, slots=slots, member=f"m{most}") == most - 1
+    heard: list[int] = []
+    for _ in range(2):
+        keeper.tell(object(), fail(address, keeper.key("refused", "address"), 2, 60_000, 60_000), heard.append)
+    wait_until(lambda: len(heard) == 2 and heard[1] > 0, "the failures counted", 10)
+    wait_until(lambda: server.slots("window", "pacs", "queue") == 1, "a renewal and the queue", 10)
+    server.client.delete(slots)
+    server.wait_slots(1, "window", "pacs")
+    assert keeper.there
+    assert link.probe(settings) == ""
 
 
 @pytest.fixture(scope="module")

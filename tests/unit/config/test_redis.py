@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relaypacs.config import Config, load_config
+from relaypacs.config import Config, load_config, warnings
 from relaypacs.config.show import show_config
 from relaypacs.errors import ConfigError
 
@@ -59,3 +59,20 @@ def test_the_url_is_never_shown() -> None:
 def test_tls_options(environ: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         load_config(None, environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"RELAYPACS_REDIS__MAX_ASSOCIATIONS_PER_AE": "8"}, "no effect without [redis] url"),
+        ({"REDIS_URL": "redis://:hunter2@cache"}, "travels unencrypted"),
+        ({"REDIS_URL": "redis://:hunter2@127.0.0.1"}, ""),
+        ({"REDIS_URL": "rediss://:hunter2@cache", "RELAYPACS_REDIS__MAX_ASSOCIATIONS_PER_AE": "8"}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_is_hardly_meant_is_a_warning(environ: dict[str, str], says: str) -> None:
+    found = [one for one in warnings(load_config(None, environ), environ) if "redis" in one]
+    assert "hunter2" not in str(found)
+    assert len(found) == bool(says)
+    assert says in str(found)
