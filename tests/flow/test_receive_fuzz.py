@@ -6,6 +6,8 @@ import random
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.peers.ports import wait_until
 from tests.peers.raw import AC, COMMAND, DATA, LAST, RELEASE_RQ, Raw, associate_rq, item, pdu, pdv, request, store_rq
 from tests.peers.receiver import Receiver
@@ -70,6 +72,7 @@ def attack(port: int, seed: int, count: int) -> None:
                 pass
 
 
+@pytest.mark.timeout(900)
 def test_mutated_streams(tmp_path: Path, long_run: bool) -> None:
     count = 2_500 if long_run else 500
     limits = {"pdu_timeout_seconds": 2.0, "release_timeout_seconds": 0.5, "association_request_timeout_seconds": 1.0}

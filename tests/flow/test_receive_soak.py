@@ -25,6 +25,7 @@ from tests.peers.ports import answers, free_port, wait_until
 from tests.peers.program import Program
 from tests.peers.raw import ABORT, AC, COMMAND, DATA, LAST, Raw, associate_rq, pdu, pdv, request
 
+pytestmark = pytest.mark.timeout(3600)
 UNLIMITED = (
     "max_connections=0",
     "max_connections_per_address=0",
