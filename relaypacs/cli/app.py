@@ -23,6 +23,7 @@ from relaypacs.cli import (
     operate_commands,
     restore_commands,
     say,
+    storage_commands,
     verb_commands,
 )
 from relaypacs.errors import ConfigError, RelayPacsError
@@ -242,4 +243,5 @@ verb_commands.add_to(app)
 association_commands.add_to(app)
 operate_commands.add_to(app)
 restore_commands.add_to(app)
+storage_commands.add_to(app)
 app.add_typer(node_commands.app, name="node")

@@ -37,7 +37,6 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     jobs, joined = opened
     reader = SpoolReader(config.spool_dir, recycle=config.spool.recycle, recycle_segments=config.spool.recycle_segments)
     staging = staging_of(config, puts=True)
-    watch = StagingWatch(config)
     hints = HintReceiver(config.hint_socket)
     keeper = keeper_of(config, "relay")
     wake = wake_of(keeper)
@@ -48,11 +47,16 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         if desk is not None:
             desk.rows_changed()
 
+    def wake_all() -> None:
+        for destination in config.destination:
+            wake.notify(destination.name)
+
+    watch = StagingWatch(config, on_look=wake_all)
+
     def look_again() -> None:
         recovery.poke()
         rows_changed.set()
-        for destination in config.destination:
-            wake.notify(destination.name)
+        wake_all()
 
     arrival_of = arrival_reader(config)
     recovery = Recovery(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from relaypacs import log
@@ -101,7 +102,9 @@ class StagingWatch:
     The look tells of storage that is down while nothing is staged. A folder needs none: readiness looks itself.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, on_look: Callable[[], None] = lambda: None) -> None:
+        """`on_look` is called each time: other nodes' deliveries may be anybody's by now."""
+        self._on_look = on_look
         self._file = config.staging_trouble_file
         self._lock = threading.Lock()
         self._why = {"sweep": "", "look": ""}
@@ -124,6 +127,7 @@ class StagingWatch:
                 self._note("look", str(problem))
             else:
                 self._note("look", "")
+                self._on_look()
             stopped.wait(_LOOK_SECONDS)
 
     def sweep_says(self, why: str) -> None:
