@@ -87,7 +87,7 @@ def test_exact_over_two_nodes_and_many_threads(node: Callable[..., Node]) -> Non
 
 
 def test_what_is_given_back_is_there_for_the_other(node: Callable[..., Node]) -> None:
-    (_, one), (_, two) = node("one", 1), node("two", 1)
+    (_, one), (_, two) = (node(name, 1, lease_seconds=60) for name in ("one", "two"))
     (place,) = take(one, 1)
     assert take(two, 1) == []
     one.release(place)
