@@ -1,7 +1,7 @@
 """What a destination's answer means for one delivery: Delivered, Deferred (SITE or INSTANCE) or Failed.
 
-`forward/` asks here and nowhere else. Tables follow PS3.4 B.2.3 and PS3.7 C (C-STORE statuses), PS3.18 10.5.3 and I.2.2
-(STOW-RS) and what peers really answer. Every reason is one sentence that says where the mend is, built from codes,
+`forward/` asks here and nowhere else. Statuses and failure reasons are tables in `dicom.status`; HTTP and associations
+follow PS3.18 10.5.3, PS3.8 9.3.4 and what peers really answer. Every reason is one sentence that says where the mend is, built from codes,
 dictionary names and our own configuration only: nothing that a peer or a patient wrote.
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
+from collections.abc import Sequence
 
+from relaypacs.dicom.status import REFUSALS, STORE, STOW, UNKNOWN, Meaning, Row, look_up
 from relaypacs.model import Deferred, Delivered, Failed, Outcome, Scope
 
 CORRUPT = Failed(
@@ -19,82 +21,51 @@ CORRUPT = Failed(
 STORED_UNDER_ANOTHER_UID = Failed(
     "destination stored it under another SOP Instance UID than was announced: the dataset has its own, mend the source"
 )
-DUPLICATE = 0x0111
-_SAME_IDENTIFIERS_STORED = 0xB00E
-"""45070: Azure's failure reason for an instance it already has."""
-
-_REFUSED = {
-    0x0117: "the destination says the SOP Instance UID is invalid (0117): correct it at the source and send again",
-    0x0118: "the destination does not know the SOP class (0118): enable the class there or route it elsewhere",
-    0x0122: "the destination does not support the SOP class (0122): enable the class there or route it elsewhere",
-    0x0124: "the destination does not allow this node to store (0124): permit our calling AE title there",
-}
-_LATER = {
-    0x0110: "the destination could not process the instance (0110): its own log says why",
-    0x0210: "the destination calls our message id a duplicate (0210): its own log says why",
-    0x0213: "the destination is short of resources (0213): check its load and disk",
-}
 OUT_OF_RESOURCES_IN_A_ROW = 3
 """So many A7xx one after another are the destination's trouble; a single one may be the instance's (Orthanc answers
 A700 for a missing Study Instance UID, dcm4chee A777 for a missing Patient ID)."""
 
 
 def out_of_resources(status: int | None) -> bool:
-    """Whether a status is A7xx, Refused: Out of Resources (PS3.4 B.2.3), or 0213, Resource limitation (PS3.7 C.5)."""
-    return status is not None and (status & 0xFF00 == 0xA700 or status == 0x0213)
+    """Whether a status is Refused: Out of Resources (PS3.4 B.2.3) or Resource limitation (PS3.7 C.5.20)."""
+    row = None if status is None else look_up(REFUSALS, status)
+    return row is not None and row.meaning is Meaning.FULL
 
 
 def refused_kind(status: int) -> bool:
     """Whether a C-STORE status refuses the SOP class or transfer syntax, whatever the instance."""
-    return status in (0x0118, 0x0122, 0xC122, 0xC123)
+    row = look_up(STORE, status)
+    return row is not None and row.meaning is Meaning.KIND
 
 
 def store_outcome(status: int) -> Outcome:
-    """The outcome of a C-STORE-RSP `status` (0..0xFFFF), PS3.4 Table B.2-1 and PS3.7 C.
+    """The outcome of a C-STORE-RSP `status` (0..0xFFFF), by `dicom.status.STORE`.
 
     Out of resources and whatever is unknown is tried again until the retry schedule ends in the dead letter; 0111
     (duplicate) is delivered, since deliveries are at least once.
     """
-    if status in (0x0000, DUPLICATE):
-        return Delivered(status)
-    if status >> 12 == 0xB or status in (0x0001, 0x0107, 0x0116):
-        return Delivered(status, warning=True)
-    return _refusal(status)
+    return _outcome(STORE, status)
 
 
 def stow_outcome(failure_reason: int | None) -> Outcome:
-    """The outcome of an instance listed in the Failed SOP Sequence with Failure Reason (0008,1197), PS3.18 I.2.2.
+    """The outcome of an instance listed in the Failed SOP Sequence with Failure Reason (0008,1197), by
+    `dicom.status.STOW`.
 
     Listed as failed is never delivered, except where the reason is that the destination already has the instance.
     """
     if failure_reason is None:
         return Deferred("the destination lists the instance as failed and gives no reason: see its log", Scope.INSTANCE)
-    if failure_reason in (DUPLICATE, _SAME_IDENTIFIERS_STORED):
-        return Delivered(failure_reason)
-    return _refusal(failure_reason)
+    return _outcome(STOW, failure_reason)
 
 
-def _refusal(status: int) -> Outcome:
-    code = f"{status:04X}"
-    if status in _REFUSED:
-        return Failed(_REFUSED[status], status)
-    if status >> 8 == 0xA9:
-        return Failed(
-            f"the destination says the dataset does not match its SOP class ({code}): correct it at the source", status
-        )
-    if status in (0xC122, 0xC123):
-        return Failed(
-            f"the destination can't store this transfer syntax ({code}): enable it there or route elsewhere", status
-        )
-    if status >> 12 == 0xC:
-        return Failed(
-            f"the destination cannot understand the dataset ({code}): its log says what is wrong; mend, then resend",
-            status,
-        )
-    if status >> 8 == 0xA7:
-        return Deferred(f"the destination is out of resources ({code}): check its disk and log", Scope.INSTANCE, status)
-    sentence = _LATER.get(status, f"the destination answered a status no standard defines here ({code}): see its log")
-    return Deferred(sentence, Scope.INSTANCE, status)
+def _outcome(table: Sequence[Row], code: int) -> Outcome:
+    row = look_up(table, code)
+    if row is not None and row.meaning in (Meaning.STORED, Meaning.WARNING, Meaning.THERE):
+        return Delivered(code, warning=row.meaning is Meaning.WARNING)
+    sentence = "the destination " + (UNKNOWN if row is None else row.sentence).format(code=f"{code:04X}")
+    if row is not None and row.meaning in (Meaning.NEVER, Meaning.KIND):
+        return Failed(sentence, code)
+    return Deferred(sentence, Scope.INSTANCE, code)
 
 
 def no_context(sop_class: str, transfer_syntax: str) -> Failed:
