@@ -16,6 +16,7 @@ import pytest
 from pynetdicom import AE, build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
+from relaypacs.config.model import Caller
 from tests.peers import dcmtk
 from tests.peers.pki import Authority, Identity, client
 from tests.peers.ports import wait_until
@@ -201,6 +202,26 @@ def test_client_certificates_that_do_not_do(
         rejected = [one for one in receiver.logged() if one["outcome"] == "rejected"]
         words = {one["word"] for one in rejected}
         assert words == {"tls-certificate", "tls-expired", "tls-issuer", "tls-no-certificate"}
+
+
+def test_a_caller_bound_to_its_certificate(
+    tmp_path: Path, authority: Authority, server: Identity, modality: Identity
+) -> None:
+    callers = (
+        Caller(ae_title="CT1", certificate=("CN=ct1,O=Clinic",)),
+        Caller(ae_title="CT2", certificate=("DNS:*.clinic.example",)),
+    )
+    stranger = authority.issue("/O=Clinic/CN=ct9", names="DNS:ct9.elsewhere.example")
+    tls = server.tls(client_ca=str(authority.certificate), client_certificates="optional")
+    with Receiver(tmp_path / "spool", callers=callers, tls=tls) as receiver:
+        for identity, answer in ((modality, AC), (stranger, RJ), (None, RJ)):
+            for versions in ("1.2", "1.3"):
+                for title in (b"CT1", b"CT2"):
+                    context = client(authority, identity, versions=versions)
+                    with Raw(receiver.tls_port, tls=context) as peer:
+                        assert peer.associate(calling=title) == answer, (identity, title)
+        with Raw(receiver.port) as peer:
+            assert peer.associate(calling=b"CT1") == RJ
 
 
 def test_plain_dicom_on_the_tls_port(receiver: Receiver) -> None:
