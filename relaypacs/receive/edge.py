@@ -52,6 +52,8 @@ _MOST_WAITING = 4096
 _TIDY_SECONDS = 10.0
 _QUIET_TIDIES = 2
 """The spool may seal what it holds unused, while there are associations and twice after (once may be too soon)."""
+_TIDIES_AFTER_REFUSAL = 8
+"""A refusal is noted in the spool, and once more a minute later if it was repeated."""
 _MOST_REFUSED = 256
 """Refused connections whose close a process awaits; beyond, the oldest is closed at once."""
 
@@ -280,6 +282,8 @@ class Edge:
 
     def _refuse(self, waiting: Waiting, last_words: bytes) -> None:
         """Answer, then wait for the peer to close; without an answer close at once."""
+        self._tidy_at = self._tidy_at or time.monotonic() + _TIDY_SECONDS
+        self._tidies_left = max(self._tidies_left, _TIDIES_AFTER_REFUSAL)
         if waiting.phase is Phase.REQUEST:
             self._waiting_bytes -= len(waiting.received)
         waiting.received = bytearray()
