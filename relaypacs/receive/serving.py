@@ -43,6 +43,7 @@ from relaypacs.receive.room import (
     TIMEOUT,
     Room,
 )
+from relaypacs.receive.shared import Ticket
 from relaypacs.upper.accept import abort, accept, release
 from relaypacs.upper.element import InlineAssociation
 from relaypacs.upper.reader import Command, Pdu, Reader
@@ -110,8 +111,9 @@ class Serving:
         started_at = time.time()
         association: InlineAssociation | None = None
         end: _End | None = None
-        ticket = self._room.shared.enter(self._admitted)
+        ticket: Ticket | Rejected = Ticket()
         try:
+            ticket = self._room.shared.enter(self._admitted)
             if isinstance(ticket, Rejected):
                 self._reject(ticket)
                 return
@@ -147,8 +149,7 @@ class Serving:
                 abort(association)
         finally:
             self._close(association, end, started_at)
-            if not isinstance(ticket, Rejected):
-                self._room.shared.leave(ticket)
+            self._room.shared.leave(ticket)
 
     def _close(self, association: InlineAssociation | None, end: _End | None, started_at: float) -> None:
         if end is not None:
@@ -158,7 +159,6 @@ class Serving:
         self._stream.close()
 
     def _reject(self, rejected: Rejected) -> None:
-        """A limit of all nodes is reached: answer, and wait for the peer to close."""
         result, source, reason = rejected.result, rejected.source, rejected.reason
         self._tell_refused(rejected.word, rejected.sentence, f"{result}/{source}/{reason}")
         with contextlib.suppress(OSError):

@@ -117,9 +117,9 @@ class SharedLimits:
         keeper.hold(slots, member)
         return Ticket(member)
 
-    def leave(self, ticket: Ticket) -> None:
-        """The association has ended."""
-        if ticket.member and self._keeper is not None:
+    def leave(self, ticket: Ticket | Rejected) -> None:
+        """The association has ended; nothing to do for one that was rejected."""
+        if isinstance(ticket, Ticket) and ticket.member and self._keeper is not None:
             self._keeper.let_go(ticket.member)
 
     def _count(self, address: str, keeper: Keeper) -> None:
