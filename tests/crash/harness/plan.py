@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -105,8 +106,10 @@ def plan(points: Sequence[Point], size: Size, servers: Servers, chance: random.R
         for some in _parted([Kind.SERVER] * size.server_stops):
             lives.append(Planned(Setting(server=servers.postgres, lease_seconds=SERVER_LEASE_SECONDS), some))
         for number, some in enumerate(_parted([Kind.PAUSE] * size.pauses)):
-            keep = "7d" if number % 2 else "none"
-            setting = Setting(keep, server=servers.postgres, second=True, lease_seconds=PAUSE_LEASE_SECONDS)
+            setting = Setting("none", server=servers.postgres, second=True, lease_seconds=PAUSE_LEASE_SECONDS)
+            if number % 2 and servers.bucket is not None:
+                # Without Redis nobody would tell the other node soon that there is something to do.
+                setting = replace(setting, bucket=servers.bucket, redis=servers.redis)
             lives.append(Planned(setting, some))
     return lives
 

@@ -13,6 +13,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -21,7 +22,7 @@ from relaypacs.jobs.store import JobStore
 from tests.contract.test_jobs.postgres import Postgres
 from tests.crash.harness.destinations import Destinations, digest_of
 from tests.crash.harness.points import Point
-from tests.crash.harness.second import SecondWorker
+from tests.crash.harness.second import Partner, SecondWorker
 from tests.crash.harness.watch import Watch
 from tests.peers.node import Node
 from tests.peers.ports import wait_until
@@ -34,7 +35,8 @@ class Setting:
     """How the node of a rig is set up. `keep` is `[staging] keep`, `rows` `[jobs] keep`.
 
     `server`: its job table is a database there; `bucket`: its staging, and the sender RAWSENDER waits for it;
-    `redis`: limits and wake-ups. `second`: beside its relay process another one forwards (PostgreSQL).
+    `redis`: limits and wake-ups. `second`: another node, or beside its relay process another one, takes
+    over what it doesn't do (PostgreSQL).
     """
 
     keep: str = "7d"
@@ -50,7 +52,8 @@ class Setting:
         words = ["PostgreSQL" if self.server else "SQLite", f"keep {self.keep}"]
         words += ["a bucket"] * (self.bucket is not None) + ["Redis"] * (self.redis is not None)
         words += ["rows forgotten"] * (self.rows == "none") + ["Orthanc"] * self.orthanc
-        return ", ".join(words + ["a second relay"] * self.second)
+        partner = "another node" if self.bucket else "a second relay"
+        return ", ".join(words + [partner] * self.second)
 
 
 class Rig:
@@ -70,8 +73,7 @@ class Rig:
         self.url = f"sqlite:///{folder}/node/state/jobs.sqlite"
         if setting.server is not None:
             self.url = setting.server.create_database(name)
-            environment["DATABASE_URL"] = f"{self.url}?application_name=first"
-        staging = {"keep": setting.keep, "hot_seconds": 0.0}
+        staging: dict[str, Any] = {"keep": setting.keep, "hot_seconds": 0.0}
         callers = [{"ae_title": "*"}]
         self._prefix = f"{name}/"
         if setting.bucket is not None:
@@ -80,34 +82,42 @@ class Rig:
             callers.insert(0, {"ae_title": "RAWSENDER", "ack": "staged"})
         if setting.redis is not None:
             environment["REDIS_URL"] = setting.redis.url
-        self.node = Node(
-            folder / "node",
-            destinations=self.destinations.tables(),
-            callers=callers,
-            sections={
-                "spool": {"min_free_bytes": 64 << 20, "segment_bytes": 1 << 20, "recycle_segments": 4},
-                "staging": staging,
-                "jobs": {"keep": setting.rows, "lease_seconds": setting.lease_seconds},
-                "receive": {"grace_seconds": 3.0},
-            },
-            environment=environment,
-        )
+        sections: dict[str, dict[str, Any]] = {
+            "spool": {"min_free_bytes": 64 << 20, "segment_bytes": 1 << 20, "recycle_segments": 4},
+            "staging": staging,
+            "jobs": {"keep": setting.rows, "lease_seconds": setting.lease_seconds},
+            "receive": {"grace_seconds": 3.0},
+        }
+
+        def node(name: str) -> Node:
+            own = {"DATABASE_URL": f"{self.url}?application_name={name}"} if setting.server else {}
+            return Node(
+                folder / name,
+                destinations=self.destinations.tables(),
+                callers=callers,
+                sections=sections | {"node": {"name": name}},
+                environment=environment | own,
+            )
+
+        self.node = node("node")
         self.jobs = JobStore.open(self.url)
-        self.second: SecondWorker | None = None
+        self.partner: Partner | None = None
         self.watch: Watch | None = None
-        if setting.second:
-            environment["DATABASE_URL"] = f"{self.url}?application_name=second"
-            self.second = SecondWorker(self.node.config_path, folder / "second.log", environment)
+        if setting.second and setting.bucket is not None:
+            self.partner = node("partner")
+        elif setting.second:
+            environment["DATABASE_URL"] = f"{self.url}?application_name=partner"
+            self.partner = SecondWorker(self.node.config_path, folder / "partner.log", environment)
 
     def __enter__(self) -> Rig:
         with self._peers as peers:
             peers.callback(self.jobs.close)
             peers.enter_context(self.destinations)
             peers.enter_context(self.node)
-            if self.second is not None:
+            if self.partner is not None:
                 self.watch = Watch(self.url)
                 peers.callback(self.watch.close)
-                peers.enter_context(self.second)
+                peers.enter_context(self.partner)
             self._peers = peers.pop_all()
         return self
 
@@ -157,7 +167,7 @@ class Rig:
         found: list[int] = []
 
         def seen() -> bool:
-            pids = self.node.pids() + ([self.second.pid] if self.second else [])
+            pids = self.node.pids() + (self.partner.pids() if self.partner else [])
             found[:] = [pid for pid in pids if psutil.Process(pid).status() == psutil.STATUS_STOPPED]
             return bool(found)
 
@@ -190,7 +200,7 @@ class Rig:
 
     def leases_lost(self) -> int:
         """Outcomes that came too late for their lease and had no effect."""
-        lost = self.node.events("leases-lost") + (self.second.events("leases-lost") if self.second else [])
+        lost = self.node.events("leases-lost") + (self.partner.events("leases-lost") if self.partner else [])
         return sum(int(event["deliveries"]) for event in lost)
 
     def wait_quiet(self, acknowledged: int, study: str | None, seconds: float) -> bool:

@@ -1,7 +1,8 @@
-"""Beside a node's relay process another one that forwards for it: who takes over what a paused one had claimed.
+"""Who takes over what a paused process had claimed: another node, or beside a node's relay process another one.
 
-A stand-in for a second relay process of a node: the product's own Forwarder on the node's spool and staging, with the
-node's name, in a process of its own (`forwarding.py`); it takes nothing in and sweeps nothing.
+With staging in a bucket any node delivers what is there: the partner is a node. Otherwise it is a stand-in for a second
+relay process of the node: the product's own Forwarder on the node's spool and staging, with the node's name, in a
+process of its own (`forwarding.py`); it takes nothing in and sweeps nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,26 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.peers.ports import wait_until
 from tests.peers.program import Program
 
 _SCRIPT = Path(__file__).with_name("forwarding.py")
+
+
+class Partner(Protocol):
+    """What takes over."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def pids(self) -> list[int]:
+        """Its processes."""
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """Its log lines of one event name, decoded."""
 
 
 class SecondWorker:
@@ -37,13 +52,11 @@ class SecondWorker:
             self._program.stop(10)
             self._program = None
 
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        assert self._program is not None
-        return self._program.pid
+    def pids(self) -> list[int]:
+        """Process ids: one."""
+        return [self._program.pid] if self._program is not None else []
 
-    def events(self, name: str) -> list[dict[str, Any]]:
+    def events(self, name: str = "") -> list[dict[str, Any]]:
         """Its log lines of one event name, decoded."""
         lines = [line for line in self._log_path.read_text().splitlines() if line.startswith("{")]
-        return [line for line in map(json.loads, lines) if line.get("event") == name]
+        return [line for line in map(json.loads, lines) if not name or line.get("event") == name]
