@@ -144,7 +144,7 @@ def _record(file: memoryview, described: StagedObject) -> ObjectRecord:
     return ObjectRecord(
         at=Committed("", 0, 0, 1),
         meta=ObjectMeta(
-            association_id=facts.association_id if facts else f"restored {head.source_ae}".strip(),
+            association_id=facts.association_id if facts else "",
             calling_ae=facts.calling_ae if facts else head.source_ae,
             called_ae=facts.called_ae if facts else "",
             peer=facts.peer if facts else "",

@@ -1,21 +1,23 @@
 """Rows for staged objects that have none: after a failover lost them, or after the whole table was lost.
 
-Called by `JobStore.restoring` for `intake.restoring`. What is restored counts as received in an association of its
-own, so the ledger balances. A row that is there keeps what it says, and gets its bytes back if it has none or has them
-in the spool alone.
+Called by `JobStore.restoring` for `intake.restoring`. What is restored counts as received in its association if the
+table knows that (its end may have told of the object), else in one made up for it: the spool may still hold the object,
+and it is then received in its own as ever. A row that is there keeps what it says, and gets its bytes back if it has
+none or has them in the spool alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from sqlalchemy import Connection, select, update
 from sqlalchemy.engine import Row
 
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.intake import take_in
-from relaypacs.jobs.schema import NOT_OVER, PURGING, STAGED, delivery, instance
+from relaypacs.jobs.schema import NOT_OVER, PURGING, STAGED, association, delivery, instance
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import ANYWHERE, Arrival, Restored
 
@@ -54,6 +56,7 @@ class Restoring:
 def _restore(
     connection: Connection, node: str, arrivals: Sequence[Arrival], *, now: float, identifiers: bool
 ) -> Restored:
+    arrivals = _associated(connection, arrivals)
     known = _known(connection, arrivals)
     new: dict[tuple[str, str], Arrival] = {}
     adopted: set[tuple[str, str]] = set()
@@ -72,6 +75,22 @@ def _restore(
     return Restored(
         instances=done.instances, found_again=len(adopted), surplus=surplus, queued=dict(done.queued), held=done.held
     )
+
+
+def _associated(connection: Connection, arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """`arrivals`, those of associations that the table does not know in one for each calling AE title."""
+    found: set[str] = set()
+    for ids in chunks(sorted({storable(one.record.meta.association_id) for one in arrivals})):
+        found.update(
+            connection.scalars(select(association.c.association_id).where(association.c.association_id.in_(ids)))
+        )
+    return [one if storable(one.record.meta.association_id) in found else _made_up(one) for one in arrivals]
+
+
+def _made_up(arrival: Arrival) -> Arrival:
+    meta = arrival.record.meta
+    meta = replace(meta, association_id=f"restored {meta.calling_ae}".strip(), peer="")
+    return replace(arrival, record=replace(arrival.record, meta=meta))
 
 
 def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[tuple[str, str], Row[tuple[object, ...]]]:

@@ -11,7 +11,7 @@ from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival
 from relaypacs.model import Checkpoint, Routed, State
 from tests.contract.test_jobs.conftest import Sql
-from tests.unit.jobs.made import NODE, SENT, arrival, settled
+from tests.unit.jobs.made import NODE, SENT, arrival, end, settled
 
 
 def staged(uid: str = "1.2.3.1", *, key: str = "", hold: bool = True, content: str | None = None) -> Arrival:
@@ -36,6 +36,22 @@ def test_an_object_without_a_row_gets_one(store: JobStore) -> None:
     assert (claim.location.staged_key, claim.location.generation) == ("key-1.2", None)
     book = store.ledger()
     assert (book.received, book.instances, book.held, book.pending, book.imbalance) == (2, 2, 1, 1, 0)
+
+
+def test_an_object_counts_in_its_association_if_that_is_known(store: JobStore) -> None:
+    """Its end told of two objects; one row was lost."""
+    store.take_in(NODE, [arrival("1.1")], [end(objects=2)], [], 1.0)
+    assert store.ledger().imbalance == 1
+    store.restoring.restore(NODE, [staged("1.2")], 50.0)
+    assert (store.ledger().received, store.ledger().imbalance) == (2, 0)
+
+
+def test_what_the_spool_still_has_of_an_unknown_association_is_received_in_it(store: JobStore) -> None:
+    store.restoring.restore(NODE, [staged("1.1")], 50.0)
+    assert store.trace("1.2.3")[0].association_id == "restored CT1"
+    store.take_in(NODE, [arrival("1.1")], [end(objects=1)], [], 51.0)
+    book = store.ledger()
+    assert (book.received, book.instances, book.duplicates, book.held, book.imbalance) == (2, 1, 1, 1, 0)
 
 
 def test_restoring_twice_is_restoring_once(store: JobStore) -> None:
