@@ -10,13 +10,16 @@ import errno
 import selectors
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from relaypacs import log
 from relaypacs.failpoint import reach
 
 _ACCEPTS_PER_TURN = 64
+_GIVE_WAY_SECONDS = 0.0005
+"""What a process that has more connections than another lets that one be first: eight long associations are to use both
+processors, and a process that hangs must not cost the others more than this."""
 _PAUSE_SECONDS = 0.2
 """How long accepting rests when the process has no file descriptor left."""
 
@@ -33,10 +36,14 @@ class Doors:
     """All of them; `again_at` (monotonic seconds) says when to `open` them again, None while they are open."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, plain: Sequence[socket.socket], tls: Sequence[socket.socket]
+        self,
+        selector: selectors.BaseSelector,
+        plain: Sequence[socket.socket],
+        tls: Sequence[socket.socket],
+        has_most: Callable[[], bool],
     ) -> None:
-        """Their events carry their `Door`."""
-        self._selector = selector
+        """Their events carry their `Door`. `has_most`: whether another process should be first."""
+        self._selector, self._has_most = selector, has_most
         self._doors = [*(Door(one, False) for one in plain), *(Door(one, True) for one in tls)]
         self.again_at: float | None = None
 
@@ -54,7 +61,11 @@ class Doors:
 
     def accept(self, door: Door) -> Iterator[tuple[socket.socket, str, int]]:
         """Connections that wait there now, each with its numeric address and port."""
-        for _ in range(_ACCEPTS_PER_TURN):
+        for number in range(_ACCEPTS_PER_TURN):
+            if self._has_most():
+                if number:
+                    return  # what still waits brings us back
+                time.sleep(_GIVE_WAY_SECONDS)
             try:
                 sock, name = door.listener.accept()
             except BlockingIOError:

@@ -96,7 +96,7 @@ class Edge:
         }
         self._secure = 0
         self._selector = selectors.DefaultSelector()
-        self._doors = Doors(self._selector, listeners, tls_listeners)
+        self._doors = Doors(self._selector, listeners, tls_listeners, room.limits.has_most)
         self._queues = Queues()
         self._waiting_bytes = 0
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

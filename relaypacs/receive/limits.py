@@ -128,6 +128,13 @@ class Share:
         """A connection has ended."""
         self._give(self._connection(host))
 
+    def has_most(self) -> bool:
+        """Whether this process has at least two connections more than another. Looked at without the lock: a guess."""
+        limits = self._limits
+        row = limits.row(limits.key(CONNECTIONS, ""))
+        counts = [one[row] for one in limits._counts] if row >= 0 else [0]
+        return row >= 0 and counts[self._slot] >= min(counts) + 2
+
     def associate(self, calling_ae: str) -> str | None:
         """Count an association of this calling AE title, or the word for why not."""
         return self._take(self._association(calling_ae))

@@ -154,3 +154,24 @@ def test_what_counts_as_one_address() -> None:
     assert network("2001:db8::1") == network("2001:db8::ffff:1") != network("2001:db8:0:1::1")
     assert network("fe80::1%eth0") == network("fe80::2")
     assert network("no address") == "no address"
+
+
+def test_who_has_most_of_the_connections_is_known() -> None:
+    limits = Limits(Receive(), processes=2)
+    one, other = limits.join(0), limits.join(1)
+    assert not one.has_most()
+    one.connect("10.0.0.1")
+    assert not one.has_most()
+    one.connect("10.0.0.2")
+    assert one.has_most()
+    assert not other.has_most()
+    other.connect("10.0.0.3")
+    assert not one.has_most()
+
+
+@pytest.mark.parametrize(("connections", "processes"), [(0, 2), (100, 1)])
+def test_where_nothing_is_counted_or_nobody_else_is_nobody_gives_way(connections: int, processes: int) -> None:
+    share = Limits(Receive(max_connections=connections), processes=processes).join()
+    for number in range(5):
+        share.connect(f"10.0.0.{number}")
+    assert not share.has_most()
