@@ -79,7 +79,7 @@ def test_redis_is_killed_and_comes_back_empty(tmp_path: Path, peers: ExitStack) 
 def test_a_kill_while_a_modality_waits_for_object_storage(tmp_path: Path, server: Postgres, peers: ExitStack) -> None:
     bucket = peers.enter_context(SeaweedFS(tmp_path / "seaweed"))
     runs: list[Run] = [one for one in POINTS if one.bucket]
-    judged(runs, Setting("none", server=server, bucket=bucket, lease_seconds=SERVER_LEASE_SECONDS), tmp_path)
+    judged(runs, Setting(server=server, bucket=bucket, lease_seconds=SERVER_LEASE_SECONDS), tmp_path)
 
 
 @pytest.mark.timeout(600)

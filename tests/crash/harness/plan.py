@@ -97,9 +97,8 @@ def plan(points: Sequence[Point], size: Size, servers: Servers, chance: random.R
         lives.append(Planned(Setting("none", "none", on, lease_seconds=_lease(on)), some))
     for number, some in enumerate(_parted(waited_for if servers.bucket else [])):
         on = servers.postgres if number % 2 == 0 else None
-        keep = "7d" if number % 4 >= 2 else "none"
         # What is in a bucket is any node's: leases on it outlive the node, to their end.
-        lives.append(Planned(Setting(keep, server=on, bucket=servers.bucket, lease_seconds=SERVER_LEASE_SECONDS), some))
+        lives.append(Planned(Setting(server=on, bucket=servers.bucket, lease_seconds=SERVER_LEASE_SECONDS), some))
     for some in _parted([Kind.REDIS] * (size.redis_losses if servers.redis else 0)):
         lives.append(Planned(Setting(redis=servers.redis), some))
     if servers.postgres is not None:
@@ -109,7 +108,7 @@ def plan(points: Sequence[Point], size: Size, servers: Servers, chance: random.R
             setting = Setting("none", server=servers.postgres, second=True, lease_seconds=PAUSE_LEASE_SECONDS)
             if number % 2 and servers.bucket is not None:
                 # Without Redis nobody would tell the other node soon that there is something to do.
-                setting = replace(setting, bucket=servers.bucket, redis=servers.redis)
+                setting = replace(setting, keep="7d", bucket=servers.bucket, redis=servers.redis)
             lives.append(Planned(setting, some))
     return lives
 
