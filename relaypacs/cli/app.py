@@ -19,6 +19,7 @@ import typer
 from relaypacs import __version__
 from relaypacs.cli import (
     association_commands,
+    destination_commands,
     node_commands,
     operate_commands,
     restore_commands,
@@ -245,3 +246,4 @@ operate_commands.add_to(app)
 restore_commands.add_to(app)
 storage_commands.add_to(app)
 app.add_typer(node_commands.app, name="node")
+app.add_typer(destination_commands.app, name="destination")
