@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import time
 from dataclasses import replace
@@ -47,10 +48,10 @@ def refused(name: str, title: str, reason: str = UNKNOWN_CALLER, **changes: obje
     return served(name, admitted=False, **{**what, **changes})
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Path:
-    (tmp_path / "relaypacs.toml").write_text(CONFIG.format(folder=tmp_path))
-    store = JobStore.open(f"sqlite:///{tmp_path}/jobs.sqlite")
+@pytest.fixture(scope="module")
+def job_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("jobs") / "jobs.sqlite"
+    store = JobStore.open(f"sqlite:///{file}")
     store.migrate()
     ends = [
         served("aa01", 7200.0),
@@ -66,6 +67,13 @@ def house(tmp_path: Path) -> Path:
     ]
     store.take_in("node-1", [], ends, [], NOW)
     store.close()
+    return file
+
+
+@pytest.fixture
+def house(tmp_path: Path, job_table: Path) -> Path:
+    (tmp_path / "relaypacs.toml").write_text(CONFIG.format(folder=tmp_path))
+    shutil.copy(job_table, tmp_path)
     return tmp_path
 
 
@@ -185,6 +193,8 @@ def test_dry_run_only_shows(house: Path) -> None:
         'caller = [{ ae_title = "CT_1" }]\n',
         '[[caller]]\nae_title = "CT_1"\n[node]\nname = """x\n',
         '[[caller]]\nae_title = "MR_1"\nnetworks = ["10.1.0.5/32"]',
+        '[[caller]]\nae_title = "CT_1"\n[node]\nname = "changed-meanwhile"\n',
+        '[[caller]]\nae_title = "changed-meanwhile"\n',
     ],
 )
 def test_a_file_that_takes_no_entry_stays_as_it_is(tmp_path: Path, text: str) -> None:
