@@ -67,10 +67,12 @@ class Receiver:
         spool: dict[str, Any] | None = None,
         disk: Disk | None = None,
         tls: dict[str, Any] | None = None,
+        tables: dict[str, Any] | None = None,
         **receive: Any,
     ) -> None:
-        """`tls`: options of [tls]; it listens on `tls_port` then, too."""
+        """`tls`: options of [tls]; it listens on `tls_port` then, too. `tables`: others of the configuration."""
         self.config = configuration(callers, {"min_free_bytes": 0, **(spool or {})}, receive)
+        self.config = self.config.model_copy(update=tables or {})
         self.tls_port = 0
         self._tls_listeners = []
         if tls is not None:
