@@ -33,7 +33,7 @@ UP = Gauge(
 )
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 15.0
 _TELL_SECONDS = 0.05
-"""How long what nobody waits for is gathered."""
+"""How far apart things are said that nobody waits for."""
 _MOST_OPS = 500
 _MOST_TOLD = 1000
 _CLOSE_SECONDS = 2.0
@@ -75,7 +75,8 @@ class Keeper:
         self._closing = False
         self._pause_seconds = 0.0
         self._renew_at = 0.0
-        self._tell_at = 0.0
+        self._tell_at = float("inf")
+        self._round_at = 0.0
         self._client: redis.Redis | None = None
         self._cluster = False
         self._sha = ""
@@ -117,15 +118,17 @@ class Keeper:
         """Whether Redis answered last; True until it was asked."""
         return self._up is not False
 
-    def tell(self, name: Hashable, op: Op, hear: Hear = lambda said: None) -> None:
+    def tell(
+        self, name: Hashable, op: Op, hear: Hear = lambda said: None, *, gather_seconds: float = _TELL_SECONDS
+    ) -> None:
         """Have something done soon, once for all that is told under the same name; forgotten while Redis is gone.
 
-        `hear(answer)` is called from another thread.
+        `hear(answer)` is called from another thread. `gather_seconds`: how far apart such things may be.
         """
         with self._changed:
             if self._up is not False and len(self._told) < _MOST_TOLD:
                 self._told[name] = op, hear
-                self._changed.notify()
+                self._soon(gather_seconds)
 
     def hold(self, slots: str, member: str) -> None:
         """Hold what was taken without Redis: it is registered as soon as Redis is there."""
@@ -141,7 +144,7 @@ class Keeper:
             slots = self._held.pop(member, None)
             if slots is not None and (len(self._drops) < _MOST_TOLD):
                 self._drops[member] = slots
-                self._changed.notify()
+                self._soon(_TELL_SECONDS)
 
     def crowd(self, slots: str) -> int:
         """How many others stood in the queue for `slots` when it was last renewed."""
@@ -173,10 +176,12 @@ class Keeper:
     def _next_at(self) -> float:
         if self._unregistered and self._up is not False:
             return 0.0
-        at = self._renew_at
-        if self._up is not False and (self._told or self._drops):
-            at = min(at, self._tell_at)
-        return at
+        return self._renew_at if self._up is False else min(self._renew_at, self._tell_at)
+
+    def _soon(self, gather_seconds: float) -> None:
+        """Have what is told and given back sent (lock held)."""
+        self._tell_at = min(self._tell_at, self._round_at + gather_seconds)
+        self._changed.notify()
 
     def _is_time(self) -> bool:
         return self._closing or bool(self._asks) or self._next_at() <= time.monotonic()
@@ -186,6 +191,7 @@ class Keeper:
         ops = [drop(slots, member) for member, slots in itertools.islice(self._drops.items(), _MOST_OPS)]
         for op in ops:
             self._drops.pop(str(op.arguments[0]))
+        self._tell_at = now if self._drops else float("inf")
         if self._renew_at <= now or self._unregistered:
             self._unregistered = False
             ops.append(touch(self.key("probe")))
@@ -214,7 +220,7 @@ class Keeper:
                 for op, answer in zip(ops, said, strict=False):
                     if op.name == "keep":
                         self._crowds[op.keys[0]] = answer
-                self._tell_at = time.monotonic() + _TELL_SECONDS
+                self._round_at = time.monotonic()
         for (_, hear), one in zip(told, said[len(ops) - len(asks) - len(told) :] if said else (), strict=False):
             hear(one)
         self._told_so(problem)
@@ -248,6 +254,7 @@ class Keeper:
             ask.said = one
             if one == 1 and ask.abandoned and ask.member not in self._held:
                 self._drops[ask.member] = ask.slots
+                self._soon(0.0)
             elif one == 1:
                 self._held[ask.member] = ask.slots
             ask.done.set()

@@ -1,6 +1,6 @@
 """Wake-ups across nodes: `LocalWake`, and Redis' publish and subscribe between the nodes' relay processes.
 
-Workers of this node are woken at once, those of others within a tenth of a second while Redis is there. What is
+Workers of this node are woken at once, those of others within a quarter of a second while Redis is there. What is
 published while a subscription is broken is lost; so whoever is subscribed again wakes everybody once. One thread
 listens; nobody waits for it.
 """
@@ -18,6 +18,8 @@ from relaypacs.wake.keeper import Keeper
 from relaypacs.wake.local import LocalWake
 from relaypacs.wake.script import ring
 
+_GATHER_SECONDS = 0.25
+"""How far apart others are woken: each time all their idle workers ask the job table."""
 _SILENCE_SECONDS = 15.0
 """After this long without a message the connection is tried."""
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 15.0
@@ -43,7 +45,8 @@ class RedisWake:
         """See `Wake`."""
         self._local.notify(destination)
         if not self._closing.is_set():
-            self._keeper.tell(("wake", destination), ring(self._channel, f"{self._keeper.who} {destination}"))
+            op = ring(self._channel, f"{self._keeper.who} {destination}")
+            self._keeper.tell(("wake", destination), op, gather_seconds=_GATHER_SECONDS)
 
     def wait(self, destination: str, timeout_seconds: float) -> bool:
         """See `Wake`."""
