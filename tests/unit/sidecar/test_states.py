@@ -154,6 +154,16 @@ def exposed(config: Config) -> str:
     return text
 
 
+def test_a_ledger_out_of_balance_shows(folder: Path) -> None:
+    with sqlite3.connect(folder / "jobs.sqlite") as connection:
+        connection.execute("UPDATE tally SET routed = routed + 3, received = received + 1")
+    lines = exposed(config_of(folder)).splitlines()
+    # A study's received one is also one more than its association told of.
+    assert "relaypacs_ledger_imbalance 5.0" in lines
+    assert 'relaypacs_ledger{entry="routed"} 6.0' in lines
+    assert 'relaypacs_ledger{entry="received"} 5.0' in lines
+
+
 def test_the_computed_metrics(folder: Path) -> None:
     (folder / "spool/segments/aa.tar").touch()
     (folder / "spool/segments/aa.retired").touch()
