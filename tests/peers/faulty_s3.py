@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -63,7 +64,8 @@ class FaultyS3:
                 """Nothing."""
 
             def do_any(self) -> None:
-                proxy._serve(self)
+                with suppress(OSError):  # who asked has gone
+                    proxy._serve(self)
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_any  # noqa: N815
 
