@@ -70,6 +70,7 @@ def associate(
         unknown = socket.gaierror(socket.EAI_NONAME, "no such host name")
         raise ConnectFailed("no connection: no such host name") from unknown
     try:
+        theirs, ours = address(sock, remote=True), address(sock, remote=False)
         if tls is None:
             stream = Stream(sock, send_timeout_seconds=response_timeout_seconds)
         else:
@@ -90,7 +91,7 @@ def associate(
             dimse_timeout_seconds=response_timeout_seconds,
         )
         local, remote = association.requestor, association.acceptor
-        remote.address_info, local.address_info = address(sock, remote=True), address(sock, remote=False)
+        remote.address_info, local.address_info = theirs, ours
         remote.ae_title, local.ae_title = called_ae, calling_ae
         local.requested_contexts = [
             _proposal(number * 2 + 1, abstract_syntax, transfer_syntaxes)
@@ -144,6 +145,8 @@ def _negotiate(association: InlineAssociation, reader: Reader) -> Requested:
             raise requested.ended("in answer to the association request")
         association.acse_timeout = _RELEASE_TIMEOUT_SECONDS
         return requested
+    if association.inline.lost_because and isinstance(requested.stream, TlsStream):
+        association.inline.lost_error = requested.stream.ended_early()
     if answer is None or answer.result != 0:
         raise requested.ended("in answer to the association request", requesting=True)
     requested.close()  # no context was accepted, and pynetdicom has aborted

@@ -76,7 +76,8 @@ class TlsStream(Stream):
             return 0 if self._ended else -1
         try:
             count = self._channel.read_into(view)
-        except TlsFailed:
+        except TlsFailed as error:
+            self._failed = error
             with contextlib.suppress(OSError):
                 self._answer()
             raise
@@ -101,7 +102,7 @@ class TlsStream(Stream):
         return count >= 0
 
     def _answer(self) -> None:
-        """Send what TLS itself has to say to what came: an alert, a key update (RFC 8446 4.6.3)."""
+        """Send what TLS itself has to say to what came, such as an alert (RFC 8446 6)."""
         if self._channel.has_output:
             with self._lock:
                 self._send_raw(self._channel.output())
@@ -135,6 +136,26 @@ class TlsStream(Stream):
                 view = view[self._socket.send(view) :]
         except BlockingIOError:
             raise TimeoutError("the peer takes no data") from None
+        except OSError:
+            self._hear_why()
+            raise
+
+    def _hear_why(self) -> None:
+        """Raise what the peer's alert says, if it ended the connection with one that has been received."""
+        with contextlib.suppress(OSError):
+            self._receive()
+            self._look_ahead()
+        if isinstance(self._failed, TlsFailed):
+            raise self._failed
+
+    def ended_early(self) -> TlsFailed:
+        """Why the peer ended the connection at once: with TLS 1.3 it judges our certificate after the handshake."""
+        if isinstance(self._failed, TlsFailed):
+            return self._failed
+        return TlsFailed(
+            "it closed the connection right after the TLS handshake: if it requires a certificate of ours, "
+            "set `tls_certificate` and `tls_key`; if it has one, give it our CA there"
+        )
 
     def wait_closed(self, timeout_seconds: float) -> bool:
         """Wait for the peer's close and throw away what it still sends; whether it closed in time."""

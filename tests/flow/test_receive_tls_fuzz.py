@@ -68,7 +68,7 @@ def attack(receiver: Receiver, context: ssl.SSLContext, seed: int, count: int) -
 def test_whatever_comes_the_process_lives(tmp_path: Path, long_run: bool) -> None:
     authority = Authority(tmp_path / "ca")
     server = authority.issue()
-    count = 1_000 if long_run else 40
+    count = 1_000 if long_run else 20
     with Receiver(
         tmp_path / "spool",
         tls=server.tls(handshake_timeout_seconds=2.0),

@@ -311,7 +311,6 @@ def test_keys_are_changed_under_way_and_that_is_nothing_to_read(authority: Autho
             peer.stdin.flush()
             with pytest.raises(TimeoutError):
                 stream.wait_readable(0.3)
-            assert not channel.has_output, "the answer to a key update waits for nothing"
             peer.stdin.write(b"hello\n")
             peer.stdin.flush()
             assert read(stream, 6) == b"hello\n"
