@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
 from relaypacs.errors import StagingError
+from relaypacs.jobs.associations import Asked
 from relaypacs.model import Deferred, Delivered, Failed, Scope, Settlement
+from relaypacs.sweep import BATCH
+from tests.unit.jobs.made import end
 from tests.unit.relay_rooms import Rooms, dataset
 
 DAY = 86400.0
@@ -115,6 +119,19 @@ def test_rows_go_when_bytes_and_time_are_over_and_the_ledger_counts_them(tmp_pat
     assert rooms.sweep.forget() == 3
     assert rooms.jobs.ledger() == before
     assert (before.delivered, before.imbalance) == (3, 0)
+
+
+def test_associations_of_the_log_go_with_the_rows(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, keep_rows_seconds=90 * DAY)
+    ends = [replace(end(f"a{n}", objects=0), ended_at=rooms.clock() + n) for n in range(BATCH + 1)]
+    rooms.jobs.take_in("node", [], ends, [], rooms.clock())
+    rooms.clock.now += 90 * DAY
+    assert rooms.sweep.forget() == 0
+    rooms.clock.now += BATCH
+    assert rooms.sweep.step(), "there is more to do"
+    rooms.clock.now += 2
+    assert rooms.sweep.forget() == 1
+    assert rooms.jobs.associations.find(Asked(), limit=9) == []
 
 
 def test_dead_letters_and_deferrals_keep_their_bytes(tmp_path: Path) -> None:
