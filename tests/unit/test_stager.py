@@ -1,0 +1,159 @@
+"""The stager with staging that all nodes share: several at once, none held up, nothing told that is not there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relaypacs.errors import StagingError
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Unstaged
+from relaypacs.stager import TELL_EVERY, Stager
+from relaypacs.staging.filesystem import FilesystemStaging
+from relaypacs.staging.protocol import StagedFacts
+from tests.unit.relay_rooms import NODE, Rooms
+
+
+class Counted(FilesystemStaging):
+    """A stand-in for a slow bucket: a folder whose puts wait for `gate`, and fail for what is in `bad`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.bad: set[int] = set()
+        self.lock = threading.Lock()
+        self.now = self.most = self.begun = 0
+        self.enough = threading.Event()
+
+    def put(self, key: str, source_fd: int, offset: int, length: int, facts: StagedFacts | None = None) -> None:
+        with self.lock:
+            self.now += 1
+            self.begun += 1
+            self.most = max(self.most, self.now)
+            if self.now == 4:
+                self.enough.set()
+        try:
+            assert self.gate.wait(30)
+            if offset in self.bad:
+                raise StagingError("a bad one")
+            super().put(key, source_fd, offset, length, facts)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Iterator[Rooms]:
+    rooms = Rooms(tmp_path)
+    yield rooms
+    rooms.writer.close()
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Counted:
+    return Counted(tmp_path / "bucket")
+
+
+@pytest.fixture
+def shared(rooms: Rooms, tmp_path: Path) -> Iterator[JobStore]:
+    """The rooms' job table, opened by a node with shared staging."""
+    store = JobStore.open(f"sqlite:///{next(tmp_path.rglob('*.sqlite'))}", shared_staging=True)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def stager(rooms: Rooms, bucket: Counted, shared: JobStore) -> Stager:
+    return Stager(
+        node=NODE,
+        reader=rooms.reader,
+        jobs=shared,
+        staging=bucket,
+        segment_gone=rooms.intake.forgotten,
+        hash_key=b"key",
+        date="study",
+        shared=True,
+        puts_at_once=4,
+    )
+
+
+def received(rooms: Rooms, shared: JobStore, count: int) -> list[Unstaged]:
+    for number in range(count):
+        rooms.receive(f"1.2.{number}")
+    rooms.intake.recover()
+    return shared.to_stage(NODE, received_before=1e12, keep=True, limit=1000)
+
+
+def test_several_are_put_at_once_and_no_more_than_allowed(
+    rooms: Rooms, shared: JobStore, bucket: Counted, stager: Stager
+) -> None:
+    found = received(rooms, shared, 12)
+    bucket.gate.clear()
+    problems: list[Exception] = []
+    thread = threading.Thread(target=lambda: problems.extend(stager.stage(found)))
+    thread.start()
+    assert bucket.enough.wait(30), "four at once"
+    # Nothing is known of what is not there yet, and its segment can't go.
+    assert len(shared.to_stage(NODE, received_before=1e12, keep=True, limit=1000)) == 12
+    rooms.writer.close()
+    assert rooms.sweep.free() == 0
+    bucket.gate.set()
+    thread.join()
+    assert (problems, stager.staged, bucket.most) == ([], 12, 4)
+    assert shared.to_stage(NODE, received_before=1e12, keep=True, limit=1000) == []
+    assert rooms.sweep.free() == 1
+
+
+def test_one_that_fails_holds_up_none_of_the_others(
+    rooms: Rooms, shared: JobStore, bucket: Counted, stager: Stager
+) -> None:
+    found = received(rooms, shared, 6)
+    bucket.bad = {found[2].file_offset}
+    problems = stager.stage(found)
+    assert [str(one) for one in problems] == ["a bad one"]
+    assert stager.staged == 5
+    (left,) = shared.to_stage(NODE, received_before=1e12, keep=True, limit=1000)
+    assert left.instance_id == found[2].instance_id
+    bucket.bad.clear()
+    assert stager.stage([left]) == []
+
+
+def test_what_is_put_is_told_before_the_whole_round_is_over(
+    rooms: Rooms, shared: JobStore, bucket: Counted, stager: Stager
+) -> None:
+    found = received(rooms, shared, TELL_EVERY + 10)
+    last_ones_wait = threading.Event()
+    put = bucket.put
+
+    def slow(key: str, source_fd: int, offset: int, length: int, facts: StagedFacts | None = None) -> None:
+        if offset == found[-1].file_offset:
+            assert last_ones_wait.wait(30)
+        put(key, source_fd, offset, length, facts)
+
+    bucket.put = slow  # type: ignore[method-assign]  # of the stand-in
+    thread = threading.Thread(target=lambda: stager.stage(found))
+    thread.start()
+    for _ in range(600):
+        if len(shared.to_stage(NODE, received_before=1e12, keep=True, limit=1000)) <= 10:
+            break
+        threading.Event().wait(0.05)
+    left = len(shared.to_stage(NODE, received_before=1e12, keep=True, limit=1000))
+    last_ones_wait.set()
+    thread.join()
+    assert 0 < left <= 10
+
+
+def test_stopped_it_begins_nothing_more(rooms: Rooms, shared: JobStore, bucket: Counted, stager: Stager) -> None:
+    found = received(rooms, shared, 20)
+    bucket.gate.clear()
+    thread = threading.Thread(target=lambda: stager.stage(found))
+    thread.start()
+    assert bucket.enough.wait(30)
+    stager.stop()
+    bucket.gate.set()
+    thread.join()
+    assert stager.staged == bucket.begun == 4
