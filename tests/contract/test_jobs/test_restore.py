@@ -134,6 +134,18 @@ def test_rows_that_a_standby_lost_are_missed_before_more_are_added(store: JobSto
     assert store.segment_needed(NODE, "g1", keep=False) is False
 
 
+def test_a_claim_that_a_failover_lost_is_not_mistaken_for_anothers(store: JobStore, sql: Sql) -> None:
+    """The new primary gives the same id and token to another delivery; only the lease tells them apart."""
+    store.take_in(NODE, [arrival("1.1")], [], [], 1.0)
+    claims = store.claim("pacs", node=NODE, limit=1, lease_seconds=60, now=2.0)
+    sql("UPDATE delivery SET lease = lease + 1")
+    assert store.settle(settled(claims), 3.0) == 0
+    store.give_back(claims)
+    store.renew(claims, lease_seconds=600, now=3.0)
+    assert states(store) == [State.ACTIVE]
+    assert store.next_due("pacs", 4.0) == 62.0
+
+
 def test_a_history_that_is_another_is_seen_until_it_is_dealt_with(store: JobStore, url: str, sql: Sql) -> None:
     joined = store.join(NODE, "folder", 1.0)
     assert not joined.failed_over
