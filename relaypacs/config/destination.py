@@ -43,13 +43,13 @@ class Destination(Section):
     tls: bool = Field(False, description="dimse: speak TLS 1.2 or 1.3 (PS3.15 B.12); the usual port is then 2762.")
     tls_ca: File = Field(
         "",
-        description="dimse: PEM file with the CAs, or single certificates, to trust. Default: those of the system.",
+        description="PEM file with the CAs, or single certificates, to trust. Default: those of the system.",
     )
     tls_certificate: File = Field(
-        "", description="dimse: PEM file with the certificate we show if the destination asks for one."
+        "", description="PEM file with the certificate we show if the destination asks for one."
     )
     tls_key: File = Field(
-        "", description="dimse: PEM file with its key, without pass phrase. Default: in the certificate's file."
+        "", description="PEM file with its key, without pass phrase. Default: in the certificate's file."
     )
     tls_server_name: Host = Field(
         "", description="dimse: name that the destination's certificate is for. Default: `host`."
@@ -60,6 +60,11 @@ class Destination(Section):
         description="dicomweb: prefix of the environment variables <PREFIX>_USERNAME and <PREFIX>_PASSWORD, "
         "or <PREFIX>_TOKEN; each may be given as …_FILE.",
     )
+    token_url: str = Field(
+        "",
+        description="dicomweb: OAuth 2.0 token endpoint; <PREFIX>_USERNAME and _PASSWORD are then client id and secret.",
+    )
+    token_scope: str = Field("", description="dicomweb: scope to ask for at `token_url`.")
     transfer_syntaxes: tuple[Uid, ...] = Field(
         (),
         description="Transfer syntax UIDs it takes; what none of a caller's destinations takes is not accepted from it. Empty: not known, so everything.",
@@ -101,6 +106,8 @@ class Destination(Section):
 
     def inconsistencies(self) -> Iterator[str]:
         """An address that its kind can't do with."""
+        if self.tls_key and not self.tls_certificate:
+            yield "`tls_key` needs `tls_certificate`"
         if self.kind == "dimse":
             yield from self._dimse_problems()
         elif self.kind == "dicomweb":
@@ -121,14 +128,22 @@ class Destination(Section):
                     yield f"`{option}`: {error}"
         if not self.tls and (self.tls_ca or self.tls_certificate or self.tls_key or self.tls_server_name):
             yield "`tls_…` options are for tls = true: set it, or leave them out"
-        if self.tls_key and not self.tls_certificate:
-            yield "`tls_key` needs `tls_certificate`"
         if self.url or self.credentials_env:
             yield "`url` and `credentials_env` are for dicomweb"
+        if self.token_url or self.token_scope:
+            yield "`token_url` and `token_scope` are for dicomweb"
 
     def _dicomweb_problems(self) -> Iterator[str]:
         yield from base_url_problems(self.url)
         if self.host or self.called_ae or self.calling_ae:
             yield "`host`, `called_ae` and `calling_ae` are for dimse"
-        if self.tls or self.tls_ca or self.tls_certificate or self.tls_key or self.tls_server_name:
-            yield "`tls` and `tls_…` are for dimse; for dicomweb write https in `url`"
+        if self.tls or self.tls_server_name:
+            yield "`tls` and `tls_server_name` are for dimse; for dicomweb write https in `url`"
+        if (self.tls_ca or self.tls_certificate) and not self.url.startswith("https:"):
+            yield "`tls_ca` and `tls_certificate` are for an https `url`"
+        if self.token_url:
+            yield from (problem.replace("`url`", "`token_url`") for problem in base_url_problems(self.token_url))
+        if self.token_url and not self.credentials_env:
+            yield "`token_url` needs `credentials_env`: the client id and secret"
+        if self.token_scope and not self.token_url:
+            yield "`token_scope` needs `token_url`"

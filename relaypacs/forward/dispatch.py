@@ -16,7 +16,7 @@ from prometheus_client import Gauge
 
 from relaypacs.config.destination import ORIGINAL
 from relaypacs.config.model import Destination
-from relaypacs.config.secrets import credentials
+from relaypacs.forward.authorization import Authorization
 from relaypacs.forward.cstore import CStoreSender
 from relaypacs.forward.echo import echo
 from relaypacs.forward.memory import Memory, Pair
@@ -184,7 +184,7 @@ def _probe(destination: Destination, calling_ae: str) -> Trouble | None:
 def _sender(destination: Destination, calling_ae: str, memory: Memory) -> tuple[Sender, dict[str, str] | None]:
     """A worker's sender, and what the worker fills for it if it presents the calling AE title of who sent."""
     if destination.kind == "dicomweb":
-        credentials(destination, os.environ)  # what is missing is said at start, not at the first request
-        return StowSender(destination, lambda: credentials(destination, os.environ)), None
+        authorization = Authorization(destination, os.environ)
+        return StowSender(destination, authorization.shown, authorization.renew), None
     callers: dict[str, str] | None = {} if destination.calling_ae == ORIGINAL else None
     return CStoreSender(destination, calling_ae, memory, callers), callers

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from relaypacs.config.model import Destination
-from relaypacs.config.secrets import credentials
 from relaypacs.dicom.contexts import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from relaypacs.errors import ConfigError
+from relaypacs.forward.authorization import Authorization
 from relaypacs.forward.http import ConnectFailed, ExchangeFailed, HttpPeer
 from relaypacs.forward.lane import sentence
-from relaypacs.forward.tls import client_tls
+from relaypacs.forward.tls import client_tls, web_tls
 from relaypacs.policy.outcome import http_trouble
 from relaypacs.upper.association import associate
 from relaypacs.upper.errors import UpperError
@@ -75,12 +75,13 @@ def _echo_dimse(destination: Destination, calling_ae: str) -> str:
 def _echo_web(destination: Destination, environment: Mapping[str, str]) -> str:
     """The trouble, or nothing."""
     try:
-        shown = credentials(destination, environment)
+        authorization = Authorization(destination, environment)
         peer = HttpPeer(
             destination.url,
-            lambda: shown,
+            authorization.shown,
             connect_timeout_seconds=destination.connect_timeout_seconds,
             response_timeout_seconds=destination.response_timeout_seconds,
+            tls=web_tls(destination),
         )
         try:
             answer = peer.request(

@@ -17,9 +17,9 @@ from crc32c import crc32c
 
 from relaypacs.config.destination import ORIGINAL
 from relaypacs.config.model import Destination
-from relaypacs.config.secrets import credentials
 from relaypacs.dicom.contexts import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from relaypacs.dicom.synthetic import PATIENT_ID, SECONDARY_CAPTURE, Synthetic, synthetic
+from relaypacs.forward.authorization import Authorization
 from relaypacs.forward.cstore import CStoreSender
 from relaypacs.forward.echo import echo
 from relaypacs.forward.lane import sentence
@@ -154,7 +154,8 @@ def _store(destination: Destination, calling_ae: str, environment: Mapping[str, 
     made = synthetic(uuid.uuid4().int)
     sender: CStoreSender | StowSender
     if destination.kind == "dicomweb":
-        sender = StowSender(destination, lambda: credentials(destination, environment))
+        authorization = Authorization(destination, environment)
+        sender = StowSender(destination, authorization.shown, authorization.renew)
     else:
         sender = CStoreSender(destination, calling_ae)
     outcomes: list[Outcome] = []

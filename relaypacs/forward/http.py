@@ -25,6 +25,7 @@ from urllib3.util import parse_url
 from relaypacs.config.secrets import Credentials
 from relaypacs.errors import RelayPacsError
 from relaypacs.policy.outcome import unreachable
+from relaypacs.upper.tls import ClientTls, TlsFailed
 
 _READ_BYTES = 65536
 _LONGEST_RETRY_AFTER_SECONDS = 3600.0
@@ -57,7 +58,11 @@ class HttpPeer:
         *,
         connect_timeout_seconds: float,
         response_timeout_seconds: float,
+        tls: ClientTls | None = None,
+        renew: Callable[[str], bool] | None = None,
     ) -> None:
+        """`credentials` says what to show, at each request. `renew(token)`: that one was answered with 401; whether
+        `credentials` now gives another. `tls`: whom to trust and what to show (none: as the system does)."""
         where = parse_url(url)
         self._https = where.scheme == "https"
         self._host = (where.host or "").strip("[]")
@@ -66,6 +71,8 @@ class HttpPeer:
         self._credentials = credentials
         self._connect_timeout_seconds = connect_timeout_seconds
         self._response_timeout_seconds = response_timeout_seconds
+        self._tls = tls
+        self._renew = renew
         self._connection: HTTPConnection | None = None
 
     def request(
@@ -82,7 +89,20 @@ class HttpPeer:
         A kept connection that turns out to be closed by the peer is replaced once (storing is idempotent).
         Raises ConnectFailed and ExchangeFailed.
         """
-        headers = {"Accept-Encoding": "identity", "User-Agent": "RelayPACS", **self._authorization(), **headers}
+        shown = self._credentials()
+        answer = self._request(method, path, _headers(shown, headers), body, limit_bytes)
+        if answer.status == 401 and shown.token and self._renew is not None and self._renew(shown.token):
+            answer = self._request(method, path, _headers(self._credentials(), headers), body, limit_bytes)
+        return answer
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: Callable[[], Iterable[bytes | memoryview]] | None,
+        limit_bytes: int,
+    ) -> Answer:
         kept = self._connection is not None and self._connection.is_connected
         try:
             connection = self._connect()
@@ -115,7 +135,7 @@ class HttpPeer:
         self.close()
         if self._https:
             connection: HTTPConnection = HTTPSConnection(
-                self._host, self._port, timeout=self._connect_timeout_seconds, ssl_context=ssl.create_default_context()
+                self._host, self._port, timeout=self._connect_timeout_seconds, ssl_context=self._tls_context()
             )
         else:
             connection = HTTPConnection(self._host, self._port, timeout=self._connect_timeout_seconds)
@@ -168,14 +188,23 @@ class HttpPeer:
             response.status, bytes(body) if whole else None, _retry_after(response.headers.get("Retry-After", ""))
         )
 
-    def _authorization(self) -> dict[str, str]:
-        given = self._credentials()
-        if given.token:
-            return {"Authorization": f"Bearer {given.token}"}
-        if given.username:
-            pair = base64.b64encode(f"{given.username}:{given.password}".encode()).decode()
-            return {"Authorization": f"Basic {pair}"}
-        return {}
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            return ssl.create_default_context()
+        try:
+            return self._tls.context()
+        except TlsFailed as problem:
+            raise ConnectFailed(f"no TLS with the destination: {problem}") from None
+
+
+def _headers(shown: Credentials, headers: dict[str, str]) -> dict[str, str]:
+    found = {"Accept-Encoding": "identity", "User-Agent": "RelayPACS", **headers}
+    if shown.token:
+        found["Authorization"] = f"Bearer {shown.token}"
+    elif shown.username:
+        pair = base64.b64encode(f"{shown.username}:{shown.password}".encode()).decode()
+        found["Authorization"] = f"Basic {pair}"
+    return found
 
 
 @contextlib.contextmanager

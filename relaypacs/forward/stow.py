@@ -22,6 +22,7 @@ from relaypacs.forward.http import Answer, ConnectFailed, ExchangeFailed, HttpPe
 from relaypacs.forward.names import spoken
 from relaypacs.forward.sender import Payload, Read, Report, Trouble, Unreadable
 from relaypacs.forward.stow_answer import Listing, clean_uid, limit_bytes, read_listing
+from relaypacs.forward.tls import web_tls
 from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope
 from relaypacs.policy.outcome import CORRUPT, STORED_UNDER_ANOTHER_UID, http_refusal, http_trouble, stow_outcome
 
@@ -33,12 +34,20 @@ _REFUSED_IN_A_ROW = 3
 class StowSender:
     """A `forward.sender.Sender` over STOW-RS."""
 
-    def __init__(self, destination: Destination, credentials: Callable[[], Credentials]) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        credentials: Callable[[], Credentials],
+        renew: Callable[[str], bool] | None = None,
+    ) -> None:
+        """`credentials` and `renew` as in `HttpPeer`: those of an `Authorization`."""
         self._peer = HttpPeer(
             destination.url,
             credentials,
             connect_timeout_seconds=destination.connect_timeout_seconds,
             response_timeout_seconds=destination.response_timeout_seconds,
+            tls=web_tls(destination),
+            renew=renew,
         )
         self._credentials_env = destination.credentials_env
         self._max_request_bytes = destination.max_request_bytes

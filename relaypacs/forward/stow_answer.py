@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from relaypacs.forward.stow_xml import read_native
+
 _FAILED, _REFERENCED, _OTHER_FAILURES = "00081198", "00081199", "0008119A"
 _SOP_INSTANCE, _FAILURE_REASON, _WARNING_REASON = "00081155", "00081197", "00081196"
 
@@ -36,12 +38,12 @@ def clean_uid(uid: str) -> str:
 
 
 def read_listing(body: bytes) -> Listing | None:
-    """The listing in a `application/dicom+json` body, or None if the body is no such thing.
+    """The listing in a `application/dicom+json` or `application/dicom+xml` body, or None if it is no such thing.
 
     A UID named as stored and as failed counts as failed.
     """
     try:
-        found = json.loads(body)
+        found = read_native(body) if body.lstrip()[:1] == b"<" else json.loads(body)
     except (ValueError, RecursionError):
         return None
     if isinstance(found, list) and len(found) == 1:

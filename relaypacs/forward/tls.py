@@ -1,4 +1,4 @@
-"""How a destination's configuration says that TLS is spoken to it; used by `cstore` and `echo`."""
+"""How a destination's configuration says that TLS is spoken to it; used by whoever connects to it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def client_tls(destination: Destination) -> ClientTls | None:
         certificate=_path(destination.tls_certificate),
         key=_path(destination.tls_key),
         server_name=destination.tls_server_name,
+    )
+
+
+def web_tls(destination: Destination) -> ClientTls | None:
+    """TLS as a dicomweb destination wants it (for its `token_url` too), or None for the system's own settings."""
+    if not (destination.tls_ca or destination.tls_certificate):
+        return None
+    return ClientTls(
+        ca=_path(destination.tls_ca), certificate=_path(destination.tls_certificate), key=_path(destination.tls_key)
     )
 
 

@@ -207,11 +207,12 @@ class ClientTls:
     def channel(self, host: str) -> Channel:
         """A new connection's end to `host`. Raises `TlsFailed` if a file doesn't do."""
         try:
-            return Channel(self._context(), server_name=self._server_name or host.partition("%")[0])
+            return Channel(self.context(), server_name=self._server_name or host.partition("%")[0])
         except ValueError as error:
             raise TlsFailed("`tls_server_name` or `host` is no name a certificate can be for: correct it") from error
 
-    def _context(self) -> ssl.SSLContext:
+    def context(self) -> ssl.SSLContext:
+        """The context itself, for HTTP. Raises `TlsFailed` if a file doesn't do."""
         mark = fingerprint(self._ca, self._certificate, self._key)
         with self._lock:
             if self._made is None or self._made[0] != mark:
