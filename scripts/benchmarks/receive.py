@@ -162,7 +162,7 @@ def _settle(folder: Path) -> None:
     """Write what is to be written, and wait (briefly) until the disk rests: deleted files may be discarded later."""
     os.sync()
     device = f"{os.major(folder.stat().st_dev)}:{os.minor(folder.stat().st_dev)}"
-    for _ in range(10):
+    for _ in range(5):
         before = _transfers(device)
         time.sleep(0.03)
         if _transfers(device) == before:
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="what matters most, in less than a minute")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=0, help="default 5, quick 3")
-    parser.add_argument("--seconds", type=float, default=0.0, help="time of a run; default 1.5, quick 0.5")
+    parser.add_argument("--seconds", type=float, default=0.0, help="time of a run; default 1.5, quick 0.4")
     parser.add_argument("--only", default="", help="scenarios by parts of their names, with commas between")
     parser.add_argument("--dir", type=Path, default=None, help="folder on the disk to use (default: /var/tmp)")
     given = parser.parse_args()
@@ -270,7 +270,7 @@ def main() -> None:
     bench = Bench(
         folder,
         rounds=given.rounds or (3 if given.quick else 5),
-        seconds=given.seconds or (0.5 if given.quick else 1.5),
+        seconds=given.seconds or (0.4 if given.quick else 1.5),
         quick=given.quick,
     )
     try:
