@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from relaypacs.cli import say
 from relaypacs.config.model import Config
+from relaypacs.dicom.contexts import storage_offer
 from relaypacs.dicom.proposals import read_description
 from relaypacs.jobs.associations import Asked, AssociationRow
 from relaypacs.jobs.store import JobStore
@@ -64,7 +65,9 @@ def sentence(row: AssociationRow, config: Config) -> str:
         tries=row.tries,
         contexts=read_description(row.contexts),
     )
-    return mend(seen, config.receive, config.caller)
+    receive = config.receive
+    offer = storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes)
+    return mend(seen, receive, config.caller, offer)
 
 
 def _put_together(rows: Iterable[AssociationRow]) -> list[AssociationRow]:

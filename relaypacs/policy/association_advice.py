@@ -17,7 +17,7 @@ from relaypacs.dicom.contexts import (
     TRANSFER_SYNTAXES_NOT_SUPPORTED,
     USER_REJECTION,
     VERIFICATION,
-    storage_offer,
+    Offer,
 )
 from relaypacs.dicom.proposals import Proposed
 from relaypacs.dicom.uid import uid_names
@@ -42,12 +42,12 @@ class Seen:
     contexts: Sequence[Proposed] = field(default_factory=tuple)
 
 
-def mend(seen: Seen, receive: Receive, callers: Sequence[Caller]) -> str:
-    """The sentence, or nothing where nothing is wrong."""
+def mend(seen: Seen, receive: Receive, callers: Sequence[Caller], offer: Offer) -> str:
+    """The sentence, or nothing where nothing is wrong. `offer` is what `receive` makes possible for anyone."""
     if seen.outcome == "rejected":
         return _about_refusal(seen, receive, callers)
     if refused := refused_classes(seen.contexts):
-        return _about_contexts(seen, refused, receive)
+        return _about_contexts(seen, refused, receive, offer)
     if seen.word == "contexts":
         return f"{seen.calling_ae} proposed no presentation context: look at which objects it is set to send"
     return _about_end(seen)
@@ -108,25 +108,29 @@ def _about_caller(seen: Seen, receive: Receive, callers: Sequence[Caller]) -> st
     )
 
 
-def _about_contexts(seen: Seen, refused: Sequence[Sequence[Proposed]], receive: Receive) -> str:
+def _about_contexts(seen: Seen, refused: Sequence[Sequence[Proposed]], receive: Receive, offer: Offer) -> str:
     group = refused[0]
     uid, result = group[0].abstract_syntax, group[0].result
     name = name_of(uid)
     more = f" ({len(refused) - 1} more of its SOP classes were refused)" if len(refused) > 1 else ""
-    return f"{seen.calling_ae} proposed {name}{_why(group, uid, result, receive)}{more}"
+    return f"{seen.calling_ae} proposed {name}{_why(group, uid, result, receive, offer)}{more}"
 
 
-def _why(group: Sequence[Proposed], uid: str, result: int | None, receive: Receive) -> str:
+def _why(group: Sequence[Proposed], uid: str, result: int | None, receive: Receive, offer: Offer) -> str:
     if result == TRANSFER_SYNTAXES_NOT_SUPPORTED:
         syntaxes = list(dict.fromkeys(syntax for one in group for syntax in one.transfer_syntaxes))
         names = ", ".join(name_of(one) for one in syntaxes[:_MOST_SYNTAXES]) or "no transfer syntax"
         names += f" and {len(syntaxes) - _MOST_SYNTAXES} others" if len(syntaxes) > _MOST_SYNTAXES else ""
         there = f"have it propose {name_of(EXPLICIT_VR_LITTLE_ENDIAN)} as well"
-        here = ""
-        if syntaxes and receive.transfer_syntaxes:
-            here = f"add {syntaxes[0]} to [receive] transfer_syntaxes, or "
-        elif syntaxes and syntaxes[0] in storage_offer().transfer_syntaxes:
-            here = f"add {syntaxes[0]} to transfer_syntaxes of the destination it goes to, or "
+        ours = [one for one in syntaxes if one in offer.takes(uid)]
+        if ours:
+            return (
+                f" only with {names}, which no destination of it takes: add {ours[0]} to transfer_syntaxes of its "
+                f"[[destination]], or {there}"
+            )
+        here = (
+            f"add {syntaxes[0]} to [receive] transfer_syntaxes, or " if syntaxes and receive.transfer_syntaxes else ""
+        )
         return f" only with {names}: {here}{there}"
     if result == USER_REJECTION:
         if uid == VERIFICATION:
@@ -137,7 +141,7 @@ def _why(group: Sequence[Proposed], uid: str, result: int | None, receive: Recei
             f" with too many transfer syntaxes: raise [receive] max_transfer_syntaxes ({receive.max_transfer_syntaxes})"
         )
     if result == ABSTRACT_SYNTAX_NOT_SUPPORTED:
-        if uid in storage_offer().storage:
+        if uid in offer.storage:
             return ", which no destination of it takes: add it to sop_classes of one, or route it to another"
         named = uid_names(uid)
         if not named or (named[0].endswith("Storage") and "Commitment" not in named[0]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relaypacs.config.model import Caller, Receive
+from relaypacs.dicom.contexts import storage_offer
 from relaypacs.dicom.proposals import Proposed
 from relaypacs.policy.admission import UNKNOWN_CALLER, WRONG_ADDRESS
 from relaypacs.policy.association_advice import Seen, mend
@@ -16,6 +17,7 @@ JPEG_LS, JPEG = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.50"
 EXPLICIT = "1.2.840.10008.1.2.1"
 CALLERS = (Caller(ae_title="CT_1", networks=("10.1.0.0/16",)), Caller(ae_title="MR*"))
 RECEIVE = Receive(transfer_syntaxes=(EXPLICIT,))
+OFFER = storage_offer(RECEIVE.transfer_syntaxes)
 
 
 def seen(**what: object) -> Seen:
@@ -69,6 +71,11 @@ def proposed(*contexts: Proposed) -> Seen:
             proposed(Proposed(CT, (JPEG_LS,), 4), Proposed(CT, (JPEG, JPEG_LS), 4), Proposed("1.2.3", (EXPLICIT,), 3)),
             ["JPEG-LS Lossless Image Compression, JPEG Baseline (Process 1)", "1 more"],
         ),
+        (
+            proposed(Proposed(CT, (JPEG_LS, EXPLICIT), 4)),
+            ["no destination of it takes", f"add {EXPLICIT} to transfer_syntaxes of its [[destination]]"],
+        ),
+        (proposed(Proposed(CT, (EXPLICIT,), 3)), ["no destination of it takes", "add it to sop_classes of one"]),
         (proposed(Proposed("1.2.3", (EXPLICIT,), 3)), ["add 1.2.3 to [receive] private_sop_classes"]),
         (proposed(Proposed(WORKLIST, (EXPLICIT,), 3)), ["Worklist", "storage and verification only"]),
         (proposed(Proposed(COMMITMENT, (EXPLICIT,), 3)), ["Storage Commitment", "storage and verification only"]),
@@ -83,7 +90,7 @@ def proposed(*contexts: Proposed) -> Seen:
     ],
 )
 def test_one_sentence_names_the_mend(what: Seen, expected: list[str]) -> None:
-    said = mend(what, RECEIVE, CALLERS)
+    said = mend(what, RECEIVE, CALLERS, OFFER)
     for part in expected:
         assert part in said
     assert "\n" not in said
@@ -99,18 +106,18 @@ def test_one_sentence_names_the_mend(what: Seen, expected: list[str]) -> None:
     ],
 )
 def test_nothing_is_said_where_nothing_is_wrong(what: Seen) -> None:
-    assert mend(what, RECEIVE, CALLERS) == ""
+    assert mend(what, RECEIVE, CALLERS, OFFER) == ""
 
 
 def test_where_every_syntax_is_taken_none_is_to_be_added() -> None:
     # A list of one would take all the others away.
-    said = mend(proposed(Proposed(CT, ("1.2.3.4",), 4)), Receive(), CALLERS)
+    said = mend(proposed(Proposed(CT, ("1.2.3.4",), 4)), Receive(), CALLERS, storage_offer())
     assert "transfer_syntaxes" not in said
     assert "Explicit VR Little Endian" in said
 
 
 def test_what_only_destinations_limit_is_said_so() -> None:
-    said = mend(proposed(Proposed(CT, ("1.2.840.10008.1.2.4.80",), 4)), Receive(), CALLERS)
-    assert "add 1.2.840.10008.1.2.4.80 to transfer_syntaxes of the destination" in said
-    said = mend(proposed(Proposed(CT, ("1.2.840.10008.1.2",), 3)), Receive(), CALLERS)
+    said = mend(proposed(Proposed(CT, ("1.2.840.10008.1.2.4.80",), 4)), Receive(), CALLERS, storage_offer())
+    assert "add 1.2.840.10008.1.2.4.80 to transfer_syntaxes of its [[destination]]" in said
+    said = mend(proposed(Proposed(CT, ("1.2.840.10008.1.2",), 3)), Receive(), CALLERS, storage_offer())
     assert "sop_classes" in said
