@@ -144,7 +144,7 @@ def test_what_both_say_of_a_client_certificate(
 def test_nothing_older_and_nothing_weaker_than_b_12(authority: Authority, server: Identity) -> None:
     def try_with(**settings: object) -> tuple[str, str]:
         tls = trusting(authority)
-        context = tls._context()
+        context = tls.context()
         for name, value in settings.items():
             if name == "ciphers":
                 context.set_ciphers(str(value))
@@ -164,7 +164,7 @@ def test_nothing_older_and_nothing_weaker_than_b_12(authority: Authority, server
 @pytest.mark.parametrize("cipher", ["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-AES256-GCM-SHA384"])
 def test_rsa_certificates(authority: Authority, cipher: str) -> None:
     tls = trusting(authority)
-    context = tls._context()
+    context = tls.context()
     context.set_ciphers(cipher)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     rsa = authority.issue(key_type=("rsa:2048",))
