@@ -44,6 +44,9 @@ class Recovery:
         self._name = config.node.name
         self._spool_read = threading.Event()
         self._look = threading.Event()
+        self._was_empty = False
+        with suppress(JobsError):
+            self._was_empty = jobs.restoring.is_empty()
         self.exit_code = 0
 
     def guard(self, run: Callable[[], object]) -> Callable[[], None]:
@@ -68,6 +71,7 @@ class Recovery:
     def run(self) -> None:
         """Reconcile if need be, then look every few seconds, until the process is told to stop."""
         self._watch_draining()
+        self._look_for_a_lost_table()
         while not self._spool_read.wait(1.0):
             if self._stop.event.is_set():
                 return
@@ -100,7 +104,7 @@ class Recovery:
                 queue_seconds=QUEUE_SECONDS,
             )
             try:
-                done = restorer.run(stopped=self._stop.event.is_set)
+                done = restorer.run(stopped=self._stop.event.is_set, on_progress=lambda _: self._watch_draining())
                 if self._stop.event.is_set():
                     return
                 self._jobs.nodes.recovered(self._name, self._joined.timeline)
@@ -109,11 +113,22 @@ class Recovery:
                     log.event(log.ERROR, "reconcile-waits", f"Staging can't be compared with the job table: {problem}")
                 told = True
                 self._stop.event.wait(LOOK_SECONDS)
+                self._watch_draining()
                 continue
             tell(done)
             for destination in done.notify:
                 self._notify(destination)
             return
+
+    def _look_for_a_lost_table(self) -> None:
+        with suppress(StagingError):
+            if self._was_empty and next(iter(self._staging.scan()), None) is not None:
+                log.event(
+                    log.WARNING,
+                    "rows-missing",
+                    "Staging holds objects and the job table knew none; if it was lost, `relaypacs rebuild "
+                    "--into-existing` restores it.",
+                )
 
     def _watch_history(self) -> None:
         with suppress(JobsError):

@@ -77,6 +77,8 @@ def _count(folder: Path, suffix: str) -> int:
 
 
 def _receive(config: Config) -> Check:
+    if config.draining_file.exists():
+        return Check(False, "the node is being drained and refuses associations; `relaypacs node drain --cancel`")
     count = config.receive.processes
     serving = sum(alive.is_held(config.run_dir / "alive" / f"receive-{slot}") for slot in range(count))
     # They share one listener: with one of them associations are still accepted.

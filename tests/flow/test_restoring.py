@@ -22,6 +22,14 @@ def segments(relay: Node) -> list[Path]:
     return list((relay.state_dir / "spool" / "segments").glob("*.tar"))
 
 
+def listens(relay: Node) -> bool:
+    """It is not ready while it is being drained, but its sidecar answers."""
+    try:
+        return relay.get("/healthz")[0] == 200
+    except OSError:
+        return False
+
+
 def test_a_lost_job_table_is_rebuilt_from_staging_and_nothing_is_sent_unasked(
     tmp_path: Path, node: Callable[..., Node], storescp: Callable[..., StoreScp]
 ) -> None:
@@ -40,11 +48,12 @@ def test_a_lost_job_table_is_rebuilt_from_staging_and_nothing_is_sent_unasked(
     relay.stop()
     for file in relay.state_dir.glob("jobs.sqlite*"):
         file.unlink()
+    relay.start()  # it works on with an empty table, and says what is odd
+    wait_until(lambda: len(relay.events("rows-missing")) == 1, "a line that says so", 30)
     said = relay.cli_json("rebuild")
     assert (said["looked_at"], said["restored"], said["held"], said["queued"], said["unreadable"]) == (12, 12, 12, 0, 0)
     assert relay.cli("rebuild", "--into-existing").stdout.startswith("12 objects in staging: 0 got a row")
     arrived = {path.name: path.stat().st_mtime_ns for path in archive.files()}
-    relay.start()
     book = relay.ledger()
     assert (book["instances"], book["held"], book["pending"], book["imbalance"]) == (12, 12, 0, 0)
     # Some rows are lost while the node runs: what was staged today is delivered, without asking.
@@ -82,11 +91,14 @@ def test_a_node_is_drained_and_says_when_it_is_empty(tmp_path: Path, node: Calla
     done = relay.cli("node", "drain", "--no-wait")
     assert (done.returncode, "10 deliveries pending" in done.stdout) == (1, True)
     wait_until((relay.state_dir / "draining").exists, "the node to hear of it", 20)
+    status, body = relay.get("/readyz")
+    assert (status, "being drained" in body) == (503, True)
     assert storescu(relay.port, files[:1]).returncode != 0
     (refused,) = relay.events("association-rejected")
     assert (refused["reason"], refused["answer"]) == ("draining", "2/3/2")
     relay.stop()
-    relay.start()
+    relay.launch()
+    wait_until(lambda: listens(relay), "the node", 30)
     assert storescu(relay.port, files[:1]).returncode != 0, "a restart does not undo it"
     later = StoreScp(tmp_path / "later", aet="LATER")
     later.port = down
