@@ -19,6 +19,7 @@ from relaypacs.config.options import (
     Name,
     Pattern,
     Port,
+    Seconds,
     Tag,
     lower_case,
 )
@@ -123,6 +124,9 @@ class Routing(Section):
 
     default: tuple[str, ...] = Field(
         (), description="Destinations when no rule matched; empty leaves the instance visibly unrouted."
+    )
+    study_quiet_seconds: Seconds = Field(
+        60.0, description="A study of which nothing came or is owed for so long is said to be complete, in seconds."
     )
 
 

@@ -26,6 +26,7 @@ from relaypacs.forward.settle import Settler
 from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
 from relaypacs.forward.stow import StowSender
+from relaypacs.forward.studies import Studies
 from relaypacs.forward.worker import Jobs, Worker
 from relaypacs.policy.hours import closed_for, parse_hours
 from relaypacs.wake.protocol import Wake, Windows
@@ -67,12 +68,16 @@ class Forwarder:
         node: str,
         lease_seconds: float,
         calling_ae: str = "RELAYPACS",
+        study_quiet_seconds: float = 60.0,
     ) -> None:
         """ConfigError if a destination's credentials are not there."""
         self._wake = wake
         self._stopping = threading.Event()
         kinds = {one.name: str(one.kind) for one in destinations}
-        self._settler = Settler(jobs, lease_seconds=lease_seconds, kinds=kinds, wake=wake.notify)
+        self._studies = Studies(lambda study: jobs.ledger(study=study), quiet_seconds=study_quiet_seconds)
+        self._settler = Settler(
+            jobs, lease_seconds=lease_seconds, kinds=kinds, wake=wake.notify, ended=self._studies.ended
+        )
         connectivity = _Connectivity(kinds)
         self._sites = {one.name: _site(one, connectivity.hears(one.name)) for one in destinations}
         self._memories = {one.name: Memory() for one in destinations}
@@ -115,6 +120,7 @@ class Forwarder:
     def start(self) -> None:
         """Start every worker."""
         self._settler.start()
+        self._studies.start()
         for thread in self._threads:
             thread.start()
 
@@ -131,6 +137,7 @@ class Forwarder:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
         settled = self._settler.close(timeout_seconds * _SETTLE_SHARE)
+        self._studies.stop()
         return settled and not any(thread.is_alive() for thread in self._threads)
 
 

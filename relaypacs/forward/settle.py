@@ -36,6 +36,12 @@ _delivery_seconds = Histogram(
     ["destination"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
 )
+_time_to_pacs_seconds = Histogram(
+    "relaypacs_time_to_pacs_seconds",
+    "Time from an instance being received (or queued anew) to the destination having it.",
+    ["destination"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 86400, 7 * 86400),
+)
 _pacs_forward = Counter("pacs_forward_total", "Deliveries that ended, by kind of PACS.", ["pacs_type", "status"])
 
 
@@ -64,10 +70,17 @@ class Settler:
     """The settling thread. After `start` any number of workers call `hold`, `outcome` and `give_back`."""
 
     def __init__(
-        self, jobs: Leases, *, lease_seconds: float, kinds: Mapping[str, str], wake: Callable[[str], None]
+        self,
+        jobs: Leases,
+        *,
+        lease_seconds: float,
+        kinds: Mapping[str, str],
+        wake: Callable[[str], None],
+        ended: Callable[[Sequence[Settlement]], None] = lambda _settled: None,
     ) -> None:
         """`kinds`: kind of each destination, for metrics. `wake(destination)`: claims of it
-        came back or have a time to be tried again."""
+        came back or have a time to be tried again. `ended(settlements)`: these are written."""
+        self._ended = ended
         self._jobs = jobs
         self._wake = wake
         self._lease_seconds = lease_seconds
@@ -179,6 +192,7 @@ class Settler:
             with self._changed:
                 del self._settlements[: len(work.settlements)]
                 self._let_go([one.claim for one in work.settlements])
+            self._ended(work.settlements)
             for settlement in work.settlements:
                 _count(settlement, self._kinds[settlement.claim.destination])
             # A worker that went to sleep before this was written does not know when to try again.
@@ -242,6 +256,9 @@ def _count(settlement: Settlement, kind: str) -> None:
     seconds = max(settlement.finished_at - settlement.started_at, 0.0)
     if isinstance(outcome, Delivered):
         _delivery_seconds.labels(claim.destination).observe(seconds)
+        _time_to_pacs_seconds.labels(claim.destination).observe(
+            max(settlement.finished_at - claim.first_queued_at, 0.0)
+        )
     if isinstance(outcome, Failed):
         log.event(
             log.ERROR,

@@ -22,6 +22,7 @@ from relaypacs.forward.sender import Sender, Trouble
 from relaypacs.forward.settle import Leases, Settler
 from relaypacs.forward.site import Site, Turn
 from relaypacs.forward.source import ByteSource
+from relaypacs.forward.studies import Sum
 from relaypacs.model import Claim
 from relaypacs.policy.retry import parse_schedule
 from relaypacs.wake.protocol import Place, Wake, Windows
@@ -50,6 +51,9 @@ class Jobs(Leases, Protocol):
     @property
     def associations(self) -> Callers:
         """The association log."""
+
+    def ledger(self, *, study: str | None = None) -> Sum:
+        """How a study's deliveries stand."""
 
     def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
         """Lease up to `limit` deliveries that are due."""

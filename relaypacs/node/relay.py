@@ -100,6 +100,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         node=config.node.name,
         lease_seconds=config.jobs.lease_seconds,
         calling_ae=config.receive.ae_titles[0],
+        study_quiet_seconds=config.routing.study_quiet_seconds,
     )
 
     def read_log() -> None:

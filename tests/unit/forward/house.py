@@ -122,7 +122,9 @@ class House:
             assert self.reader.free(generation)
             self.jobs.forget_segment(NODE, generation)
 
-    def forwarder(self, destinations: Sequence[Destination], *, lease_seconds: float = 60.0) -> Forwarder:
+    def forwarder(
+        self, destinations: Sequence[Destination], *, lease_seconds: float = 60.0, study_quiet_seconds: float = 60.0
+    ) -> Forwarder:
         """A forwarder over these rooms, not started."""
         return Forwarder(
             destinations,
@@ -133,6 +135,7 @@ class House:
             node=NODE,
             lease_seconds=lease_seconds,
             calling_ae="RELAYPACS",
+            study_quiet_seconds=study_quiet_seconds,
         )
 
     def deliveries(self, study: str = STUDY) -> list[TraceDelivery]:
