@@ -89,8 +89,8 @@ def test_mutated_streams(tmp_path: Path, long_run: bool) -> None:
             peer.release()
         wait_until(lambda: threading.active_count() <= before, "threads ended", 20.0)
         assert not receiver.lines("association-failed")
+        ends = receiver.wait_ends(len(receiver.lines("association-ended")))  # they are gathered for a moment
         stored = receiver.objects()
-        ends = receiver.ends()
         assert sum(int(end["objects"]) for end in ends) == len(stored)
         counted = {str(end["association_id"]): end["objects"] for end in ends}
         for association_id in {one.record.meta.association_id for one in stored}:

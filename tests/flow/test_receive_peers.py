@@ -48,7 +48,8 @@ def check(receiver: Receiver, paths: list[Path]) -> None:
         one = read_sample(path)
         assert stored.pop(one.sop_instance_uid) == one.dataset(), path.name
     assert not stored
-    assert sum(int(end["objects"]) for end in receiver.ends()) == len(paths)
+    ends = receiver.wait_ends(len(receiver.lines("association-ended")))
+    assert sum(int(end["objects"]) for end in ends) == len(paths)
 
 
 def test_dcmtk(receiver: Receiver, tmp_path: Path) -> None:
