@@ -23,38 +23,43 @@ class Problem:
 
     at: Location
     text: str
+    here: tuple[str, int] | None = None
+    """File and line (0: none), where they can't be found by `at`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A problem as people read it; `order` sorts by file and line."""
+
+    sentence: str
+    order: tuple[str, int]
 
 
 @dataclass
 class Places:
-    """Turns locations into text. `lines` by `line_numbers`; `variables`: options that the environment set, by name."""
+    """Turns locations into text. `lines`: file and line of each; `variables`: options that the environment set.
+
+    `file`: where options stand that are in no line.
+    """
 
     file: str = ""
-    lines: Mapping[Location, int] = field(default_factory=dict)
+    lines: Mapping[Location, tuple[str, int]] = field(default_factory=dict)
     variables: Mapping[Location, str] = field(default_factory=dict)
     names: Mapping[Location, str] = field(default_factory=dict)
     """What `("destination", 1)` is called, where it has a name."""
 
-    def line(self, problem: Problem) -> int:
-        """The line of the problem's option or of what it stands in, from 1; 0 if it stands in no line."""
-        for length in range(len(problem.at), 0, -1):
-            if problem.at[:length] in self.variables:
-                return 0
-            if problem.at[:length] in self.lines:
-                return self.lines[problem.at[:length]]
-        return 0
-
-    def sentence(self, problem: Problem) -> str:
+    def say(self, problem: Problem) -> Said:
         """The problem with its place in front."""
-        for length in range(len(problem.at), 0, -1):
-            variable = self.variables.get(problem.at[:length])
-            if variable:
-                inside = self._option(problem.at) + ": " if length == 1 else ""
-                return f"environment {variable}: {inside}{problem.text}"
-        line = self.line(problem)
-        file = f"{self.file}:{line}: " if line else f"{self.file}: " if self.file and problem.at else ""
+        variable = next((self.variables[at] for at in _enclosing(problem.at) if at in self.variables), "")
         option = self._option(problem.at)
-        return f"{file}{option}: {problem.text}" if option else problem.text
+        if variable:
+            whole_list = problem.at[:1] in self.variables
+            return Said(f"environment {variable}: {f'{option}: ' if whole_list else ''}{problem.text}", ("", 0))
+        file, line = problem.here or next(
+            (self.lines[at] for at in _enclosing(problem.at) if at in self.lines), ("", 0)
+        )
+        place = f"{file}:{line}: " if line else f"{self.file}: " if self.file and problem.at else ""
+        return Said(f"{place}{option}: {problem.text}" if option else problem.text, (file, line))
 
     def _option(self, at: Location) -> str:
         text = ""
@@ -67,6 +72,11 @@ class Places:
             else:
                 text += f" {part}" if text else part
         return text
+
+
+def _enclosing(at: Location) -> Iterator[Location]:
+    """The location itself, then what it stands in."""
+    return (at[:length] for length in range(len(at), 0, -1))
 
 
 def line_numbers(text: str) -> dict[Location, int]:
