@@ -31,7 +31,7 @@ from relaypacs.policy.admission import Admitted, Rejected
 from relaypacs.receive.certificates import Certificates
 from relaypacs.receive.doors import Door, Doors
 from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS
-from relaypacs.receive.opening import NotOpened, Opening, tell_not_opened
+from relaypacs.receive.opening import NotOpened, Opening, tell_closed, tell_not_opened, tell_timeout
 from relaypacs.receive.request import decide, overload, tell_broken, tell_rejected
 from relaypacs.receive.room import Room
 from relaypacs.receive.running import Running
@@ -56,18 +56,6 @@ _TIDIES_AFTER_REFUSAL = 8
 """A refusal is noted in the spool, and once more a minute later if it was repeated."""
 _MOST_REFUSED = 256
 """Refused connections whose close a process awaits; beyond, the oldest is closed at once."""
-
-
-_TIMEOUTS = {
-    Phase.HEADER: ("proxy-header-timeout", "no PROXY protocol header came in time"),
-    Phase.HANDSHAKE: ("tls-handshake-timeout", "the TLS handshake was not done in time"),
-    Phase.REQUEST: ("association-request-timeout", "no A-ASSOCIATE-RQ came in time"),
-}
-
-
-def _tell_closed(waiting: Waiting) -> None:
-    level = log.INFO if waiting.begun else log.DEBUG
-    log.event(level, "connection-closed", "closed before an association was requested", peer=waiting.peer)
 
 
 class Edge:
@@ -177,8 +165,7 @@ class Edge:
     def _expire(self, now: float) -> None:
         for waiting in self._queues.expired(now):
             if not waiting.refused:
-                level = log.WARNING if waiting.begun else log.DEBUG if waiting.local else log.INFO
-                log.event(level, *_TIMEOUTS[waiting.phase], peer=waiting.peer)
+                tell_timeout(waiting)
             self._close(waiting)
         if self._certificates is not None:
             self._certificates.look(now)
@@ -217,7 +204,7 @@ class Edge:
             data = b""
         if not data:
             if not waiting.refused:
-                _tell_closed(waiting)
+                tell_closed(waiting)
             self._close(waiting)
         elif not waiting.refused:
             try:
@@ -228,7 +215,7 @@ class Edge:
                 tell_not_opened(self._room, error, waiting)
                 self._refuse(waiting, error.last_words)
             except (EOFError, OSError):
-                _tell_closed(waiting)
+                tell_closed(waiting)
                 self._close(waiting)
 
     def _go_on(self, waiting: Waiting, data: bytes) -> None:
