@@ -109,6 +109,9 @@ class StagingWatch:
         self._lock = threading.Lock()
         self._why = {"sweep": "", "look": ""}
         self._looking = config.staging.kind == "s3"
+        # What an earlier life of the relay process said is over.
+        with contextlib.suppress(OSError):
+            self._file.unlink(missing_ok=True)
         quick = {"attempts": 1, "connect_timeout_seconds": _START_SECONDS, "read_timeout_seconds": _LOOK_SECONDS}
         self._config = config.model_copy(update={"staging": config.staging.model_copy(update=quick)})
 

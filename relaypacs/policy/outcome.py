@@ -16,7 +16,7 @@ from relaypacs.dicom.status import REFUSALS, STORE, STOW, UNKNOWN, Meaning, Row,
 from relaypacs.model import Deferred, Delivered, Failed, Outcome, Scope
 
 CORRUPT = Failed(
-    "the bytes on this node's disk are not those that were received, so they are not sent: check the disk, send again"
+    "the bytes kept here are not those that were received, so they are not sent: check disk and staging, send again"
 )
 STORED_UNDER_ANOTHER_UID = Failed(
     "destination stored it under another SOP Instance UID than was announced: the dataset has its own, mend the source"
