@@ -91,7 +91,7 @@ class Restorer:
                 self.done.restored += len(unknown)
             else:
                 arrivals = self._arrivals(unknown)
-                while batch := list(islice(arrivals, BATCH)):
+                while not stopped() and (batch := list(islice(arrivals, BATCH))):
                     self._restore(batch)
                     on_progress(self.done)
             self.done.looked_at += len(some)
