@@ -59,26 +59,19 @@ def test_kills_at_random_instants(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_kills_while_rows_are_forgotten(tmp_path: Path) -> None:
-    judged([one for one in POINTS if one.rows], Setting("none", "none"), tmp_path)
-
-
-@pytest.mark.timeout(600)
-def test_the_database_server_is_stopped_at_once(tmp_path: Path, server: Postgres) -> None:
-    judged([Kind.SERVER] * 5, Setting(server=server, lease_seconds=SERVER_LEASE_SECONDS), tmp_path)
-
-
-@pytest.mark.timeout(600)
-def test_redis_is_killed_and_comes_back_empty(tmp_path: Path, peers: ExitStack) -> None:
+def test_redis_is_killed_and_rows_are_forgotten(tmp_path: Path, peers: ExitStack) -> None:
     if not Path(redis.PROGRAM).exists():
         pytest.skip("needs Debian's package redis-server")
-    judged([Kind.REDIS], Setting(redis=peers.enter_context(RedisServer(tmp_path / "redis"))), tmp_path)
+    server = peers.enter_context(RedisServer(tmp_path / "redis"))
+    judged([*(one for one in POINTS if one.rows), Kind.REDIS], Setting("none", "none", redis=server), tmp_path)
 
 
 @pytest.mark.timeout(600)
-def test_a_kill_while_a_modality_waits_for_object_storage(tmp_path: Path, server: Postgres, peers: ExitStack) -> None:
+def test_postgresql_is_stopped_at_once_and_a_modality_waits_for_object_storage(
+    tmp_path: Path, server: Postgres, peers: ExitStack
+) -> None:
     bucket = peers.enter_context(SeaweedFS(tmp_path / "seaweed"))
-    runs: list[Run] = [one for one in POINTS if one.bucket]
+    runs: list[Run] = [*(one for one in POINTS if one.bucket), *[Kind.SERVER] * 5]
     judged(runs, Setting(server=server, bucket=bucket, lease_seconds=SERVER_LEASE_SECONDS), tmp_path)
 
 

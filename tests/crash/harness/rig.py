@@ -85,7 +85,7 @@ class Rig:
         sections: dict[str, dict[str, Any]] = {
             "spool": {"min_free_bytes": 64 << 20, "segment_bytes": 1 << 20, "recycle_segments": 4},
             "staging": staging,
-            "jobs": {"keep": setting.rows, "lease_seconds": setting.lease_seconds},
+            "jobs": {"keep": setting.rows, "lease_seconds": setting.lease_seconds, "standby_lag_seconds": 0},
             "receive": {"grace_seconds": 3.0},
         }
 

@@ -18,6 +18,8 @@ from tests.crash.harness.verdict import Totals, Verdict
 REACH_SECONDS = 25.0
 """How long traffic goes on without the point being reached."""
 QUIET_SECONDS = 30.0
+SWEEP_SECONDS = 10.0
+"""How long the sweep may seem to do nothing."""
 LEAST_IMAGES, MOST_IMAGES = 16, 1000
 WHOLE_NODES = 0.35
 """How many of the kills at a point take the whole node with them."""
@@ -135,17 +137,23 @@ class Life:
             self._totals.fault(f"end: the node ended with {code}")
         self.rig.node.start(30)
         self._quiet("end", len(self._verdict.acknowledged), None)
-        deadline = time.monotonic() + 10
-        while (self.rig.segments() or self._leftover()) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self._wait_tidy()
         self._verdict.check_end()
 
     def count(self) -> None:
         """Add what is known only at the end of a life to the totals."""
         self._verdict.count()
 
-    def _leftover(self) -> bool:
-        return self.rig.setting.keep == "none" and bool(self.rig.staged())
+    def _wait_tidy(self) -> None:
+        """Wait as long as the sweep gets on with what is left for it."""
+        least, deadline = self._leftover(), time.monotonic() + SWEEP_SECONDS
+        while (left := self._leftover()) and time.monotonic() < deadline:
+            if left < least:
+                least, deadline = left, time.monotonic() + SWEEP_SECONDS
+            time.sleep(0.05)
+
+    def _leftover(self) -> int:
+        return self.rig.segments() + (len(self.rig.staged()) if self.rig.setting.keep == "none" else 0)
 
     def _start(self, enough: Callable[[], bool] = lambda: False) -> tuple[list[bool], Traffic]:
         """Traffic that goes on until it is enough or something is put into the list."""
