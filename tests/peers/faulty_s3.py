@@ -69,7 +69,11 @@ class FaultyS3:
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_any  # noqa: N815
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """Clients that are killed or reset are what this is for."""
+
+        self._server = Server(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
