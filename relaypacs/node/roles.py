@@ -6,8 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from relaypacs import log
-from relaypacs.alive import hold
+from relaypacs import alive, log
 from relaypacs.config import Config
 from relaypacs.errors import ConfigError
 from relaypacs.node.relay import run_relay
@@ -54,7 +53,7 @@ def receive_roles(
                 log.event(log.WARNING, "not-durable", "ack = buffered: Success is answered before the disk has it.")
             keeper = keeper_of(config, name)
             try:
-                hold(alive_file(config, name))
+                alive.serve(alive_file(config, name))
                 share = limits.join(slot)
                 run_receive(
                     config,
@@ -97,7 +96,7 @@ def relay_role(config: Config, hash_key: bytes) -> Role:
     """Intake, staging and forwarding in one process."""
     return Role(
         "relay",
-        lambda stop: run_relay(config, hash_key, lambda name: hold(alive_file(config, name)), stop),
+        lambda stop: run_relay(config, hash_key, lambda name: alive.serve(alive_file(config, name)), stop),
         stops_after=1,
         grace_seconds=_RELAY_GRACE_SECONDS,
     )

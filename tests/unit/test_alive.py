@@ -81,3 +81,38 @@ def test_those_who_look_do_not_keep_a_worker_from_starting(tmp_path: Path) -> No
 def test_those_who_look_are_not_taken_for_a_worker(tmp_path: Path) -> None:
     with looking_at(tmp_path / "relay"):
         assert not any(alive.is_held(tmp_path / "relay") for _ in range(20_000))
+
+
+def _answering(path: Path, told: Connection) -> None:
+    alive.serve(path)
+    told.send("serving")
+    signal.pause()
+
+
+def test_a_process_that_is_stopped_does_not_answer(tmp_path: Path) -> None:
+    # Longer than a socket's address may be.
+    path = tmp_path / ("a" * 100) / "receive-0"
+    ours, theirs = _FORK.Pipe()
+    worker = _FORK.Process(target=_answering, args=(path, theirs))
+    worker.start()
+    assert ours.recv() == "serving"
+    assert worker.pid is not None
+    absent = path.with_name("relay")
+    found = alive.ask([path, absent], wait_seconds=10.0)
+    assert found[absent] is None
+    used = found[path]
+    assert used is not None
+    assert used.resident_bytes > 1 << 20
+    assert used.cpu_seconds > 0
+    assert used.open_files > 3
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        assert alive.is_held(path)
+        for _ in range(40):  # and its queue fills up
+            assert alive.ask([path], wait_seconds=0.02) == {path: None}
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    assert alive.ask([path], wait_seconds=10.0)[path] is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    assert alive.ask([path], wait_seconds=10.0) == {path: None}
