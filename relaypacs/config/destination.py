@@ -80,8 +80,9 @@ class Destination(Section):
         0, description="The same over all nodes that share a Redis ([redis] url); 0 is no limit."
     )
     max_operations: Annotated[int, Field(ge=1, le=128)] = Field(
-        8,
-        description="dimse: instances under way at once on an association, where the destination grants it; 1 asks not.",
+        1,
+        description="dimse: instances under way at once on an association, where the destination grants it; 1 asks not, "
+        "since some grant it and then refuse what comes at once.",
     )
     batch_instances: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Instances claimed at once.")
     max_request_bytes: Annotated[int, Field(ge=1 << 20)] = Field(

@@ -68,7 +68,7 @@ class Pipe:
 def test_each_is_settled_by_its_own_answer_in_whatever_order_they_come() -> None:
     pipe = Pipe({1: 0xB007, 5: 0xC001, 6: 0x0111})
     with DimsePeer(pipe) as peer:
-        outcomes, reason = deliver(sender_to(peer.port, "STANDIN"), 12)
+        outcomes, reason = deliver(sender_to(peer.port, "STANDIN", max_operations=8), 12)
     assert reason == ""
     assert pipe.most == 4
     assert outcomes[1] == Delivered(0xB007, warning=True)
@@ -88,7 +88,7 @@ def test_what_was_under_way_when_it_hung_is_deferred_and_nothing_else() -> None:
             pass
 
     with DimsePeer(serve) as peer:
-        outcomes, reason = deliver(sender_to(peer.port, "STANDIN", response_timeout_seconds=0.5), 9)
+        outcomes, reason = deliver(sender_to(peer.port, "STANDIN", max_operations=8, response_timeout_seconds=0.5), 9)
     assert outcomes[:2] == [Delivered(0)] * 2
     assert outcomes[2:] == [Deferred(reason, Scope.SITE)] * 3
 
@@ -104,14 +104,14 @@ def test_an_answer_to_a_message_that_was_answered_already_is_a_lie() -> None:
             pass
 
     with DimsePeer(serve) as peer:
-        outcomes, reason = deliver(sender_to(peer.port, "STANDIN"), 4)
+        outcomes, reason = deliver(sender_to(peer.port, "STANDIN", max_operations=8), 4)
     assert "broke the DICOM protocol" in reason
     assert outcomes == [Delivered(0), *[Deferred(reason, Scope.SITE)] * 2]
 
 
 def test_corrupt_bytes_amid_others_cost_the_others_nothing() -> None:
     with DimsePeer(lambda peer: serve_all(peer, 4)) as peer:
-        outcomes, reason = deliver(sender_to(peer.port, "STANDIN"), 6, crc_wrong=3)
+        outcomes, reason = deliver(sender_to(peer.port, "STANDIN", max_operations=8), 6, crc_wrong=3)
     assert reason == ""
     assert isinstance(outcomes[3], Failed)
     assert [one for number, one in enumerate(outcomes) if number != 3] == [Delivered(0)] * 5
@@ -127,7 +127,7 @@ def serve_all(peer: Connection, operations: int | None) -> None:
 @pytest.mark.parametrize("granted", [0, 1, None])
 def test_any_number_one_and_no_answer(granted: int | None) -> None:
     with DimsePeer(lambda peer: serve_all(peer, granted)) as peer:
-        sender = sender_to(peer.port, "STANDIN")
+        sender = sender_to(peer.port, "STANDIN", max_operations=8)
         sender._lane.open([("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")])
         assert sender._lane.window == (8 if granted == 0 else 1)
         assert deliver(sender, 5) == ([Delivered(0)] * 5, "")
@@ -135,7 +135,7 @@ def test_any_number_one_and_no_answer(granted: int | None) -> None:
 
 def test_another_node_of_ours_grants_a_window(tmp_path: Path) -> None:
     with Receiver(tmp_path / "spool") as receiver:
-        sender = sender_to(receiver.port, "RELAYPACS")
+        sender = sender_to(receiver.port, "RELAYPACS", max_operations=8)
         assert deliver(sender, 20) == ([Delivered(0)] * 20, "")
     assert len(receiver.objects()) == 20
 
