@@ -59,7 +59,8 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="Configuration: a file, or a folder of *.toml files. Default: $RELAYPACS_CONFIG, ./relaypacs.toml, /etc/relaypacs/relaypacs.toml.",
+        help="Configuration: a file, or a folder of *.toml files. "
+        "Default: $RELAYPACS_CONFIG, ./relaypacs.toml, /etc/relaypacs/relaypacs.toml.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON document.")]

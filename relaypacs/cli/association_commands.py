@@ -61,36 +61,92 @@ def caller_list(context: typer.Context, config: ConfigOption = None, as_json: Js
     """Everyone who may send here, and what."""
     from relaypacs.cli import callers, settings
 
-    raise typer.Exit(callers.show(settings.load(config or context.obj), as_json=as_json))
+    raise typer.Exit(callers.show(settings.load(config or context.obj, secrets=False), as_json=as_json))
 
 
 @caller_app.command("add")
 def caller_add(
     context: typer.Context,
-    from_rejected: Annotated[
-        str, typer.Option("--from-rejected", metavar="ID", help="A refusal that `associations --rejected` shows.")
-    ],
+    aet: Annotated[
+        str | None, typer.Argument(metavar="[AET]", help="Its calling AE title; `*` and `?` match as in file names.")
+    ] = None,
     *,
+    from_rejected: Annotated[
+        str | None, typer.Option("--from-rejected", metavar="ID", help="A refusal of `associations --rejected`.")
+    ] = None,
     network: Annotated[
-        str | None, typer.Option(metavar="CIDR", help="Where it may connect from. Default: the address it came from.")
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR", help="Where it may connect from (repeatable). Default: anywhere, or where it was."
+        ),
+    ] = None,
+    called: Annotated[
+        list[str] | None, typer.Option(metavar="AET", help="AE title it may call (repeatable). Default: any of ours.")
+    ] = None,
+    sop_class: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="SOP class it may store (repeatable). Default: all.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the entry.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Append the [[caller]] that admits somebody who was refused to the configuration file."""
+    """Let a modality in: append its [[caller]] to the configuration, as a new one or for somebody who was refused."""
     from relaypacs.cli import callers, settings
 
+    if (aet is None) == (from_rejected is None):
+        raise typer.BadParameter("give the AE title, or --from-rejected, one of them")
+    if from_rejected is not None and (called or sop_class or len(network or ()) > 1):
+        raise typer.BadParameter("--from-rejected takes one --network, and nothing else")
     path = settings.find(config or context.obj)
-    loaded = settings.load(path)
+    loaded = settings.load(path, secrets=False)
+    if from_rejected is None:
+        options = {"ae_title": aet, "networks": network, "called_ae": called, "sop_classes": sop_class}
+        raise typer.Exit(callers.add(loaded, path, options, dry_run=dry_run, environ=os.environ))
     with settings.jobs_of(loaded) as store:
         raise typer.Exit(
-            callers.add(
+            callers.add_rejected(
                 store,
                 loaded,
                 path,
                 association_id=from_rejected,
-                network=network,
+                network=network[0] if network else None,
                 dry_run=dry_run,
                 environ=os.environ,
             )
         )
+
+
+@caller_app.command("remove")
+def caller_remove(
+    context: typer.Context,
+    aet: Annotated[str, typer.Argument(metavar="AET", help="AE title of the entry, as it is written there.")],
+    *,
+    network: Annotated[str | None, typer.Option(metavar="CIDR", help="Which, if several have this AE title.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Take a [[caller]] out of the configuration: it may send no longer."""
+    from relaypacs.cli import callers, settings
+
+    path = settings.find(config or context.obj)
+    loaded = settings.load(path, secrets=False)
+    raise typer.Exit(callers.remove(loaded, path, aet, network=network, dry_run=dry_run, environ=os.environ))
+
+
+@caller_app.command("test")
+def caller_test(
+    context: typer.Context,
+    aet: Annotated[str, typer.Argument(metavar="AET", help="The calling AE title.")],
+    *,
+    address: Annotated[str | None, typer.Option(metavar="IP", help="Where it connects from.")] = None,
+    called: Annotated[str | None, typer.Option(metavar="AET", help="What it calls. Default: our first.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="It connects with TLS.")] = False,
+    certificate: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the certificate it shows, such as DNS:ct1.example.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Would it be admitted, and why? By the configuration alone; nothing is sent. Exit code 1 if not."""
+    from relaypacs.cli import callers, settings
+
+    loaded = settings.load(config or context.obj, secrets=False)
+    raise typer.Exit(callers.admits(loaded, aet, address=address, called=called, tls=tls, certificate=certificate))

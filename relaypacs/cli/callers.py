@@ -1,31 +1,25 @@
-"""`relaypacs caller list` and `caller add`: who may send here, and the entry for somebody who was refused.
-
-`add` appends to the configuration file and leaves what stands there as it is. What it writes is loaded before it takes
-the file's place, in one step, and the file as it was is kept beside it. A node reads its configuration when it starts.
-"""
+"""`relaypacs caller …`: who may send here, an entry for a new modality or for somebody who was refused, and a question:
+would this one be admitted? What is written is written by `editing`."""
 
 from __future__ import annotations
 
 import ipaddress
-import itertools
-import json
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from relaypacs.cli import say
-from relaypacs.cli.associations import host_of, sentence
-from relaypacs.config import Config, load_config
+from relaypacs.cli import editing, say
+from relaypacs.config import Config
 from relaypacs.config.model import Caller
+from relaypacs.config.show import toml_value
+from relaypacs.dicom.pdu import APPLICATION_CONTEXT, AssociateHead
 from relaypacs.errors import ConfigError
-from relaypacs.jobs.associations import Asked, AssociationRow
-from relaypacs.jobs.store import JobStore
-from relaypacs.policy.admission import UNKNOWN_CALLER, WRONG_ADDRESS, find_caller
+from relaypacs.policy.admission import UNKNOWN_CALLER, WRONG_ADDRESS, Admitted, Peer, admit, find_caller
 from relaypacs.policy.aetitle import check_ae_title
+
+if TYPE_CHECKING:
+    from relaypacs.jobs.associations import AssociationRow
+    from relaypacs.jobs.store import JobStore
 
 
 def show(config: Config, *, as_json: bool) -> int:
@@ -52,7 +46,7 @@ def _row(caller: Caller) -> list[str]:
     ]
 
 
-def add(
+def add_rejected(
     store: JobStore,
     config: Config,
     path: Path,
@@ -63,24 +57,116 @@ def add(
     environ: Mapping[str, str],
 ) -> int:
     """Write the entry that admits whoever was refused under this id. ConfigError with the reason if there is none."""
+    from relaypacs.jobs.associations import Asked
+
     rows = store.associations.find(Asked(association_id=association_id, refused=True), limit=2)
     if not rows:
         say.tell("No refusal has this id; `relaypacs associations --rejected` lists them.")
         return 1
     if len(rows) > 1:
         raise ConfigError([f"more than one refusal begins with {say.printable(association_id)!r}; give more of the id"])
-    text = entry(rows[0], config, network)
+    options = entry(rows[0], config, network)
+    note = f"for the refusal {rows[0].association_id}"
+    return _append(config, path, options, note=note, dry_run=dry_run, environ=environ)
+
+
+def add(config: Config, path: Path, options: dict[str, Any], *, dry_run: bool, environ: Mapping[str, str]) -> int:
+    """Append a `[[caller]]` of these options (those that are empty left out)."""
+    given = {name: value for name, value in options.items() if value not in (None, "", [], ())}
+    return _append(config, path, given, note="", dry_run=dry_run, environ=environ)
+
+
+def remove(
+    config: Config, path: Path, title: str, *, network: str | None, dry_run: bool, environ: Mapping[str, str]
+) -> int:
+    """Take the `[[caller]]` of this very AE title (or pattern) out of the file."""
+    found = [
+        number
+        for number, one in enumerate(config.caller)
+        if one.ae_title == title and (network is None or network in one.networks)
+    ]
+    if not found:
+        here = f" with {network}" if network else ""
+        raise ConfigError(
+            [f"no [[caller]] is called {say.printable(title)!r}{here}; `relaypacs caller list` shows all"]
+        )
+    if len(found) > 1:
+        raise ConfigError([f"{len(found)} entries are called {title!r}; say which with --network"])
+    change = editing.removed(path, "caller", found[0])
     if dry_run:
-        say.out(text)
+        say.out(f"Would remove caller[{found[0] + 1}] {title!r} from {change.path}.")
         return 0
-    kept = write(path, text, environ, config)
-    say.out(text)
-    say.tell(f"Written to {path}; it was kept as {kept}. Restart the node: it reads its configuration when it starts.")
+    meant = config.model_copy(update={"caller": _except(config.caller, found[0])})
+    editing.tell_written(change, editing.write(change, path, environ, meant))
     return 0
 
 
-def entry(row: AssociationRow, config: Config, network: str | None) -> str:
-    """The `[[caller]]` for a refused peer, as TOML. ConfigError where another one is not the mend."""
+def _except(callers: Sequence[Caller], number: int) -> tuple[Caller, ...]:
+    return (*callers[:number], *callers[number + 1 :])
+
+
+def _append(
+    config: Config, path: Path, options: dict[str, Any], *, note: str, dry_run: bool, environ: Mapping[str, str]
+) -> int:
+    lines = [f"# Added by `relaypacs caller add`{f' {note}' if note else ''}.", "[[caller]]"]
+    text = "\n".join([*lines, *(f"{name} = {toml_value(value)}" for name, value in options.items())])
+    added = editing.item_of("caller", options)
+    change = editing.appended(path, "caller", text)
+    meant = config.model_copy(update={"caller": (*config.caller, added)})
+    if dry_run:
+        say.out(text)
+        return 0
+    kept = editing.write(change, path, environ, meant)
+    say.out(text)
+    editing.tell_written(change, kept)
+    return 0
+
+
+def admits(
+    config: Config, title: str, *, address: str | None, called: str | None, tls: bool, certificate: str | None
+) -> int:
+    """Say whether an association of this AE title would be admitted, and why; 1 if not."""
+    receive = config.receive
+    callers = config.caller
+    if address is None:
+        callers = tuple(one.model_copy(update={"networks": ()}) for one in callers)
+    secure = tls or certificate is not None
+    if secure:  # what it would have to show is told, not asked
+        callers = tuple(one.model_copy(update={"credentials_env": ""}) for one in callers)
+    called = called or receive.ae_titles[0]
+    head = AssociateHead(1, _bytes(called), _bytes(title), APPLICATION_CONTEXT, b"", b"")
+    peer = Peer(address or "0.0.0.0", tls=secure, certificate_names=(certificate,) if certificate else ())
+    said = admit(head, peer, receive.model_copy(update={"conceal": False}), callers)
+    who = f"{say.printable(title)}{f' from {say.printable(address)}' if address else ''}, calling {called}"
+    if not isinstance(said, Admitted):
+        say.out(f"{who}: would be rejected ({said.result}/{said.source}/{said.reason}): {said.sentence}.")
+        return 1
+    number = next(number for number, one in enumerate(callers) if one is said.caller)
+    caller = config.caller[number]
+    say.out(f'{who}: would be admitted by caller[{number + 1}] "{caller.ae_title}".')
+    rights = [name for name, given in (("echo", caller.echo), ("store", caller.store)) if given]
+    say.out(f"It may {' and '.join(rights) or 'do nothing'}: {', '.join(caller.sop_classes) or 'every SOP class'}.")
+    if address is None and caller.networks:
+        say.out(f"Only from {', '.join(caller.networks)}.")
+    if secure and caller.credentials_env:
+        say.out(f"Only with the user identity of {caller.credentials_env}_USERNAME.")
+    if not secure and not receive.plain:
+        say.out("But no listener is without TLS: [receive] plain is false.")
+        return 1
+    if secure and not config.tls.listen:
+        say.out("But no listener has TLS: [tls] listen is empty.")
+        return 1
+    return 0
+
+
+def _bytes(title: str) -> bytes:
+    return title.encode("ascii", "replace").ljust(16)[:16]
+
+
+def entry(row: AssociationRow, config: Config, network: str | None) -> dict[str, Any]:
+    """The options of the `[[caller]]` for a refused peer. ConfigError where another one is not the mend."""
+    from relaypacs.cli.associations import host_of, sentence
+
     if row.reason not in (UNKNOWN_CALLER, WRONG_ADDRESS):
         raise ConfigError([f"another [[caller]] would not help: {say.printable(sentence(row, config) or row.reason)}"])
     title = row.calling_ae
@@ -99,66 +185,6 @@ def entry(row: AssociationRow, config: Config, network: str | None) -> str:
         raise ConfigError([f"a [[caller]] admits {title} from {address} already; restart the node if it is new"])
     known = find_caller(config.caller, title, case_sensitive=sensitive)
     rights = known.model_dump(mode="json", exclude_defaults=True) if known is not None else {}
-    options = {"ae_title": title, "networks": [address]} | {
+    return {"ae_title": title, "networks": [address]} | {
         name: value for name, value in rights.items() if name not in ("ae_title", "networks")
     }
-    lines = [f"# Added by `relaypacs caller add` for the refusal {row.association_id}.", "[[caller]]"]
-    # JSON writes text, numbers, truth and lists of them as TOML does; AE titles hold nothing else.
-    return "\n".join([*lines, *(f"{name} = {json.dumps(value)}" for name, value in options.items())])
-
-
-def write(path: Path, text: str, environ: Mapping[str, str], as_it_is: Config) -> Path:
-    """Append `text` to the file at `path`, which loads `as_it_is`; returns where the file as it was is kept.
-
-    ConfigError if the whole would not load, or not as the same with one more caller; OSError. Then nothing has changed.
-    """
-    path = path.resolve()  # a link stays one
-    before = path.read_bytes()
-    joint = b"" if before.endswith(b"\n") or not before else b"\n"
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".toml", dir=path.parent)
-    draft = Path(name)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(before + joint + b"\n" + text.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            loaded = load_config(draft, environ)
-        except ConfigError as wrong:
-            problems = [problem.replace(str(draft), str(path)) for problem in wrong.problems]
-            raise ConfigError([f"with this entry it would not load: {one}" for one in problems]) from None
-        added = loaded.caller[len(as_it_is.caller) :]
-        if len(added) != 1 or loaded != as_it_is.model_copy(update={"caller": as_it_is.caller + added}):
-            raise ConfigError([f"an entry can't be appended to {path}: write it by hand:\n{text}"])
-        shutil.copymode(path, draft)
-        status = path.stat()
-        with suppress(PermissionError):  # not root: it is ours anyway
-            os.chown(draft, status.st_uid, status.st_gid)
-        if path.read_bytes() != before:
-            raise ConfigError([f"{path} was changed meanwhile; nothing was written, run the command again"])
-        kept = _backup(path)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return kept
-
-
-def _backup(path: Path) -> Path:
-    """Copy the file beside itself under a name that is free."""
-    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    for number in itertools.count():
-        kept = path.with_name(f"{path.name}.{when}{f'-{number}' if number else ''}.bak")
-        with suppress(FileExistsError):
-            kept.touch(mode=0o600, exist_ok=False)
-            shutil.copy2(path, kept)
-            return kept
-    raise AssertionError
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,13 +1,14 @@
-"""`destination …`: what a destination takes, found out before the first patient."""
+"""`destination …`: where objects go, and what a destination takes, found out before the first patient."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Look at a destination.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Where objects go.", no_args_is_help=True, rich_markup_mode=None)
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration; see `relaypacs --help`.")
 ]
@@ -17,7 +18,71 @@ _MARKS = {True: "ok", False: "FAILED", None: "note"}
 
 @app.callback()
 def group() -> None:
-    """Look at a destination."""
+    """Where objects go."""
+
+
+@app.command("list")
+def show(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Every destination, where it is, and which rules send there."""
+    from relaypacs.cli import destinations, settings
+
+    raise typer.Exit(destinations.show(settings.load(config or context.obj, secrets=False), as_json=as_json))
+
+
+@app.command("add")
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="How rules, metrics and commands call it.")],
+    *,
+    to: Annotated[
+        str, typer.Option("--to", metavar="HOST:PORT|URL", help="C-STORE to host and port, or a DICOMweb base URL.")
+    ],
+    called: Annotated[str | None, typer.Option(metavar="AET", help="C-STORE: AE title of the destination.")] = None,
+    calling: Annotated[str | None, typer.Option(metavar="AET", help="C-STORE: AE title we present.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="C-STORE: with TLS.")] = False,
+    tls_ca: Annotated[str | None, typer.Option(metavar="FILE", help="PEM file of the CAs to trust.")] = None,
+    credentials_env: Annotated[
+        str | None, typer.Option(metavar="PREFIX", help="DICOMweb: prefix of the variables with its credentials.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Also add a rule that sends everything there.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the entry.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Append a [[destination]] to the configuration. Every other option of it can be written there afterwards."""
+    from relaypacs.cli import destinations, settings
+    from relaypacs.config.options import endpoint
+
+    path = settings.find(config or context.obj)
+    loaded = settings.load(path, secrets=False)
+    options: dict[str, object] = {"name": name, "kind": "dicomweb", "url": to, "called_ae": called}
+    if "://" not in to:
+        try:
+            host, port = endpoint(to)
+        except ValueError as problem:
+            raise typer.BadParameter(f"--to: {problem}, or a URL of a DICOMweb service") from None
+        options = {"name": name, "kind": "dimse", "host": host, "port": port, "called_ae": called}
+    options |= {"calling_ae": calling, "tls": tls, "tls_ca": tls_ca, "credentials_env": credentials_env}
+    raise typer.Exit(
+        destinations.add(loaded, path, options, everything=everything, dry_run=dry_run, environ=os.environ)
+    )
+
+
+@app.command("remove")
+def remove(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="DEST", help="Name of a [[destination]].")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Take a [[destination]] out of the configuration. Exit code 1 if it is still owed something."""
+    from relaypacs.cli import destinations, settings
+
+    path = settings.find(config or context.obj)
+    loaded = settings.load(path, secrets=False)
+    raise typer.Exit(destinations.remove(loaded, path, name, dry_run=dry_run, environ=os.environ))
 
 
 @app.command("test")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from relaypacs.cli.callers import write
-from relaypacs.config import load_config
+from relaypacs.cli import editing
+from relaypacs.config import Caller, load_config
 from relaypacs.errors import ConfigError
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import AssociationEnd
@@ -201,9 +201,11 @@ def test_a_file_that_takes_no_entry_stays_as_it_is(tmp_path: Path, text: str) ->
     path = tmp_path / "relaypacs.toml"
     path.write_text('[[caller]]\nae_title = "CT_1"\n')
     config = load_config(path, {})
+    meant = config.model_copy(update={"caller": (*config.caller, Caller(ae_title="MR_1", networks=("10.1.0.5/32",)))})
     path.write_text(text)
+    change = editing.appended(path, "caller", '[[caller]]\nae_title = "MR_1"\nnetworks = ["10.1.0.5/32"]')
     with pytest.raises(ConfigError):
-        write(path, '[[caller]]\nae_title = "MR_1"\nnetworks = ["10.1.0.5/32"]', {}, config)
+        editing.write(change, path, {}, meant)
     assert path.read_text() == text
     assert [one.name for one in tmp_path.iterdir()] == ["relaypacs.toml"]
 

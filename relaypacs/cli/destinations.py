@@ -1,0 +1,118 @@
+"""`relaypacs destination add|list|remove`: where objects go. What is written is written by `editing`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relaypacs.cli import editing, say, settings
+from relaypacs.config import Config, Destination
+from relaypacs.config.show import toml_value
+from relaypacs.errors import ConfigError
+from relaypacs.model import State
+
+
+def show(config: Config, *, as_json: bool) -> int:
+    """Every destination, in the order of the file, and what sends to it."""
+    if as_json:
+        say.out_json(
+            [{**one.model_dump(mode="json"), "named_by": _named_by(config, one.name)} for one in config.destination]
+        )
+    elif not config.destination:
+        say.tell("No [[destination]] is configured: what is received stays here.")
+    else:
+        rows = [
+            [one.name, one.kind, _where(one), ", ".join(_named_by(config, one.name)) or "nothing"]
+            for one in config.destination
+        ]
+        say.out_table(["name", "kind", "where", "what sends there"], rows)
+    return 0
+
+
+def add(
+    config: Config,
+    path: Path,
+    options: dict[str, Any],
+    *,
+    everything: bool,
+    dry_run: bool,
+    environ: Mapping[str, str],
+) -> int:
+    """Append a `[[destination]]`; `everything`: and a rule that sends all objects there."""
+    given = {name: value for name, value in options.items() if value not in (None, "", False)}
+    if any(one.name == given["name"] for one in config.destination):
+        raise ConfigError([f"there is a destination {given['name']} already; choose another name, or remove it first"])
+    tables = [("destination", given)]
+    if everything:
+        tables.append(("rule", {"name": f"everything-to-{given['name']}"[:63], "to": [given["name"]]}))
+    text = "\n\n".join(_toml(kind, table) for kind, table in tables)
+    added = {kind: editing.item_of(kind, table) for kind, table in tables}
+    change = editing.appended(path, "destination", text)
+    meant = config.model_copy(update={kind: (*getattr(config, kind), one) for kind, one in added.items()})
+    if dry_run:
+        say.out(text)
+        return 0
+    kept = editing.write(change, path, environ, meant)
+    say.out(text)
+    editing.tell_written(change, kept)
+    if not everything and not _named_by(config, given["name"]):
+        say.tell(f'No rule sends there yet: add "{given["name"]}" to `to` of a [[rule]], or to [routing] default.')
+    say.tell(f"Try it: relaypacs destination test {given['name']}")
+    return 0
+
+
+def remove(config: Config, path: Path, name: str, *, dry_run: bool, environ: Mapping[str, str]) -> int:
+    """Take a `[[destination]]` out of the file, unless something is owed to it or a rule names it."""
+    chosen = settings.destination_named(config, name)
+    if named := _named_by(config, name):
+        raise ConfigError([f"{', '.join(named)} sends to {name}: take it out of there first"])
+    if refusal := _owed(config, name):
+        say.tell(refusal)
+        return 1
+    number = config.destination.index(chosen)
+    change = editing.removed(path, "destination", number)
+    if dry_run:
+        say.out(f"Would remove destination {name} from {change.path}.")
+        return 0
+    left = (*config.destination[:number], *config.destination[number + 1 :])
+    kept = editing.write(change, path, environ, config.model_copy(update={"destination": left}))
+    editing.tell_written(change, kept)
+    return 0
+
+
+def _owed(config: Config, name: str) -> str:
+    """Why the job table keeps a destination from being removed, or nothing. JobsError if it can't be asked."""
+    if config.jobs_file is not None and not config.jobs_file.exists():
+        return ""  # the node has not run yet
+    with settings.jobs_of(config) as store:
+        counts = next((row.counts for row in store.queue(time.time()) if row.destination == name), {})
+    failed = counts.get(State.FAILED, 0)
+    live = sum(counts.values()) - failed
+    if not live + failed:
+        return ""
+    parts = [
+        f"{say.counted(live, 'delivery')} not over" if live else "",
+        say.counted(failed, "dead letter") if failed else "",
+    ]
+    return (
+        f"{name} is owed {' and '.join(filter(None, parts))}, so it stays: wait until `relaypacs queue` shows nothing, "
+        f"send elsewhere with `relaypacs resend`, or give them up with `relaypacs discard --to {name}`."
+    )
+
+
+def _named_by(config: Config, name: str) -> list[str]:
+    rules = [f"rule[{number}] {one.name!r}" for number, one in enumerate(config.rule, 1) if name in one.to]
+    return [*rules, *(["[routing] default"] if name in config.routing.default else [])]
+
+
+def _where(one: Destination) -> str:
+    return (
+        one.url if one.kind == "dicomweb" else f"{one.called_ae} at {one.host}:{one.port}{' (TLS)' if one.tls else ''}"
+    )
+
+
+def _toml(kind: str, table: Mapping[str, Any]) -> str:
+    note = f"# Added by `relaypacs destination add`.\n[[{kind}]]\n"
+    return note + "\n".join(f"{name} = {toml_value(value)}" for name, value in table.items())
