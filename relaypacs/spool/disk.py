@@ -21,6 +21,8 @@ if _sync_file_range is not None:
     _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 """The errno values that mean: no space now, and no harm done."""
+MOST_BUFFERS = 1024
+"""What one `pwritev` takes (IOV_MAX of Linux, limits.h(0p))."""
 
 
 class Disk:
@@ -49,6 +51,8 @@ class Disk:
 
     def write(self, fd: int, buffers: Sequence[bytes | memoryview], at: int) -> None:
         """Write all of `buffers`, one behind the other, at `at`; one call unless the kernel writes short."""
+        if len(buffers) > MOST_BUFFERS:
+            buffers = (b"".join(buffers),)
         total = sum(map(len, buffers))
         done = os.pwritev(fd, buffers, at)
         if done < total:

@@ -47,9 +47,11 @@ class SlowDisk(Disk):
 class Crowd:
     """Objects committed at the same time, each by a thread of its own."""
 
-    def __init__(self, spool: SpoolWriter, count: int) -> None:
+    def __init__(self, spool: SpoolWriter, count: int, pieces: int = 1) -> None:
+        """Each object comes in so many `pieces`."""
         self.at: dict[int, Committed] = {}
         self.errors: dict[int, str] = {}
+        self._pieces = pieces
         self._threads = [threading.Thread(target=self._commit, args=(spool, number)) for number in range(count)]
         for thread in self._threads:
             thread.start()
@@ -57,6 +59,8 @@ class Crowd:
     def _commit(self, spool: SpoolWriter, number: int) -> None:
         append = spool.begin(meta(number))
         append.write([data(1000 + number, number)])
+        for _ in range(1, self._pieces):
+            append.write([data(100, number)])
         try:
             self.at[number] = append.commit()
         except SpoolError as problem:
@@ -118,6 +122,22 @@ def test_a_group_has_a_limit_and_the_rest_is_the_next(tmp_path: Path) -> None:
     crowd.join()
     assert disk.syncs - before == LEADERS + 2
     assert len(crowd.at) == LEADERS + MOST_RECORDS + 1
+
+
+def test_objects_in_many_small_pieces_are_written_together_all_the_same(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    spool = _ready(tmp_path, disk)
+    disk.let_go.clear()
+    crowd = Crowd(spool, LEADERS + 10, pieces=200)  # 2000 pieces at once: one call takes 1024
+    _until_all_wait(spool, 10)
+    disk.let_go.set()
+    crowd.join()
+    assert not crowd.errors
+    spool.close()
+    read = reader(tmp_path)
+    found = {record.at for generation in read.generations() for record in read_all(read, generation)}
+    assert found == set(crowd.at.values())
+    assert len(found) == LEADERS + 10
 
 
 def test_a_failed_sync_fails_the_whole_group_and_nothing_of_it_is_found(tmp_path: Path) -> None:
