@@ -7,14 +7,15 @@ is told everything at once. `warnings` sees a whole one.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from relaypacs.config.environment import overlooked
 from relaypacs.config.model import Caller, Config, Destination, Receive, Rule, Sidecar, Staging
-from relaypacs.config.places import Location, Problem
+from relaypacs.config.places import Location, Places, Problem
+from relaypacs.config.problems import names_of
+from relaypacs.config.profiles import is_loopback, refusals
 from relaypacs.config.secrets import caller_credentials, credentials, storage_keys
 from relaypacs.errors import ConfigError
 
@@ -63,6 +64,7 @@ def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
         *_about_rules(config.rule),
         *_about_staging(config.staging),
         *_about_redis(config),
+        *_about_profile(config, environ),
         *overlooked(environ),
     ]
 
@@ -93,9 +95,9 @@ def _about_destinations(config: Config) -> Iterator[str]:
         place = f'destination[{number}] "{one.name}"'
         if one.name not in used:
             yield f"{place}: no rule names it and it is no default, so nothing goes there"
-        if one.credentials_env and one.url.startswith("http://") and not _is_loopback(urlsplit(one.url).hostname or ""):
+        if one.credentials_env and one.url.startswith("http://") and not is_loopback(urlsplit(one.url).hostname or ""):
             yield f"{place}: its credentials travel unencrypted; use https"
-        here = one.kind == "dimse" and one.port == config.receive.port and _is_loopback(one.host)
+        here = one.kind == "dimse" and one.port == config.receive.port and is_loopback(one.host)
         if here and one.called_ae in config.receive.ae_titles:
             yield f"{place}: is this node itself; what is sent there comes back for ever"
 
@@ -112,7 +114,7 @@ def _about_staging(staging: Staging) -> Iterator[str]:
         return
     if staging.encryption == "none":
         yield 'staging encryption = "none": objects are encrypted only if the bucket does so by default; use sse-s3'
-    if staging.endpoint.startswith("http://") and not _is_loopback(urlsplit(staging.endpoint).hostname or ""):
+    if staging.endpoint.startswith("http://") and not is_loopback(urlsplit(staging.endpoint).hostname or ""):
         yield "staging endpoint: patients' data travel unencrypted; use https"
 
 
@@ -124,8 +126,15 @@ def _about_redis(config: Config) -> Iterator[str]:
             yield "limits over all nodes have no effect without [redis] url (REDIS_URL)"
         return
     url = urlsplit(redis.url.get_secret_value())
-    if url.scheme == "redis" and url.password and not _is_loopback(url.hostname or ""):
+    if url.scheme == "redis" and url.password and not is_loopback(url.hostname or ""):
         yield "redis url: its password travels unencrypted; use rediss://"
+
+
+def _about_profile(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
+    if config.node.profile == "staging":
+        places = Places(names=names_of(config.model_dump(mode="json", include={"caller", "destination"})))
+        for one in refusals({name: getattr(config, name) for name in Config.model_fields}, environ):
+            yield f"production would refuse this: {places.say(one).sentence}"
 
 
 def _repeated(items: Iterable[tuple[Location, Hashable]], option: str, text: str) -> Iterator[Problem]:
@@ -200,10 +209,3 @@ def _caller_without_credentials(caller: Caller | None, at: Location, environ: Ma
     except ConfigError as error:
         return [Problem(at, text) for text in error.problems]
     return []
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

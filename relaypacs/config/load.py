@@ -14,8 +14,9 @@ from relaypacs.config.cross import problems
 from relaypacs.config.environment import overlay
 from relaypacs.config.files import Source, merge, read
 from relaypacs.config.model import Config
-from relaypacs.config.places import Places
+from relaypacs.config.places import Places, Problem
 from relaypacs.config.problems import names_of, validate
+from relaypacs.config.profiles import STRICT, refusals, unknown_exceptions
 from relaypacs.errors import ConfigError
 
 
@@ -39,7 +40,12 @@ def load_sources(
     names = names_of(merged.raw)
     found += merged.problems
     found += more
-    found += [one for one in problems(good, merged.raw, names, environ) if secrets or one.at[-1] != "credentials_env"]
+    destinations = [name for at, name in names.items() if at[0] == "destination"]
+    between = [*problems(good, merged.raw, names, environ), *unknown_exceptions(good, destinations)]
+    if good["node"] is not None and good["node"].profile in STRICT:
+        refused = refusals(good, environ)
+        between += [Problem(one.at, f"{good['node'].profile} refuses this: {one.text}") for one in refused]
+    found += [one for one in between if secrets or one.at[-1] != "credentials_env"]
     if found:
         places = Places(place, merged.places, variables, names)
         raise ConfigError([one.sentence for one in sorted(map(places.say, found), key=lambda one: one.order)])

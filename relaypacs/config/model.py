@@ -58,6 +58,14 @@ class Node(Section):
         Path("/var/lib/relaypacs"),
         description="Folder for everything the node keeps: spool, staging, job table, keys. Local disk, never a network share.",
     )
+    profile: Literal["development", "staging", "production", "dr"] = Field(
+        "development",
+        description="How strict the configuration is read. production and dr refuse what is not fit for patients' data (docs/configuration.md); staging warns of it.",
+    )
+    allow_plaintext: tuple[str, ...] = Field(
+        (),
+        description="What production may leave unencrypted: `receive`, `sidecar`, `jobs`, `redis`, `staging`, or names of destinations.",
+    )
     identifiers: bool = Field(
         True,
         description="Keep accession number and patient ID in the job table, so that `trace` finds them. Names are never kept.",
