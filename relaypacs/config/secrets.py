@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relaypacs.config.model import Caller, Destination, Staging
+from relaypacs.config.model import Caller, Config, Destination, Staging
 from relaypacs.errors import ConfigError
 
 _LONGEST_BYTES = 65536
+_SECRETS = ("DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "SENTRY_DSN", "RELAYPACS_HASH_KEY", "RELAYPACS_SIDECAR__TOKEN")
+"""The variables that hold one whatever is configured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,16 @@ def storage_keys(staging: Staging, environ: Mapping[str, str]) -> StorageKeys | 
     if problems:
         raise ConfigError(problems)
     return StorageKeys(access, secret, token) if access else None
+
+
+def secret_files(config: Config, environ: Mapping[str, str]) -> dict[str, Path]:
+    """The files that hold this configuration's secrets, by the variable's name; none for what is set in another way."""
+    prefixes = [one.credentials_env for one in config.destination] + [one.credentials_env for one in config.caller]
+    prefixes.append(config.staging.credentials_env)
+    parts = ("TOKEN", "USERNAME", "PASSWORD", "ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN")
+    names = [*_SECRETS, *(f"{prefix}_{part}" for prefix in prefixes if prefix for part in parts)]
+    found = {name: environ.get(f"{name}_FILE", "") for name in names}
+    return {name: Path(file) for name, file in found.items() if file}
 
 
 def _unfit(part: str, value: str) -> Iterator[str]:

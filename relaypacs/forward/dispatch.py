@@ -46,6 +46,12 @@ _window = Gauge(
     ["destination"],
     multiprocess_mode="mostrecent",
 )
+_breaker = Gauge(
+    "relaypacs_destination_breaker",
+    "The destination's circuit breaker: 0 closed (all is well), 1 half-open (one instance is tried), 2 open (paused).",
+    ["destination"],
+    multiprocess_mode="mostrecent",
+)
 _connectivity = Gauge(
     "pacs_connectivity",
     "Whether every destination of this kind answered when it was last tried.",
@@ -165,6 +171,7 @@ class _Connectivity:
 
 def _site(destination: Destination, on_change: Callable[[bool], None]) -> Site:
     _window.labels(destination.name).set(1)
+    _breaker.labels(destination.name).set(0)
     hours = parse_hours(destination.send_between) if destination.send_between else None
 
     def closed(now: float) -> float:
@@ -179,6 +186,7 @@ def _site(destination: Destination, on_change: Callable[[bool], None]) -> Site:
         most=destination.associations,
         closed_for=closed,
         on_window=_window.labels(destination.name).set,
+        on_breaker=_breaker.labels(destination.name).set,
     )
 
 

@@ -26,6 +26,8 @@ _FIRST_GROW_PAUSE_SECONDS, _LONGEST_GROW_PAUSE_SECONDS = 60.0, 3600.0
 _LOOK_AGAIN_SECONDS = 30.0
 """A closed hour is looked at again so often, since clocks are changed."""
 _MOST_STUDIES = 100
+CLOSED, HALF_OPEN, OPEN = 0, 1, 2
+"""The circuit breaker: all is well; it answers and one instance is tried; paused after trouble."""
 
 
 class Turn(enum.Enum):
@@ -51,11 +53,14 @@ class Site:
         most: int = 1,
         closed_for: Callable[[float], float] = lambda _now: 0.0,
         on_window: Callable[[int], None] = lambda _window: None,
+        on_breaker: Callable[[int], None] = lambda _breaker: None,
     ) -> None:
-        """`most`: workers there are. `closed_for(now)`: seconds until its hours begin, 0 within them."""
+        """`most`: workers there are. `closed_for(now)`: seconds until its hours begin, 0 within them.
+        `on_breaker` hears CLOSED, HALF_OPEN or OPEN."""
         self._name = name
         self._on_change = on_change
         self._on_window = on_window
+        self._on_breaker = on_breaker
         self._most = most
         self._closed_for = closed_for
         self._changed = threading.Condition()
@@ -183,6 +188,7 @@ class Site:
             self._asking = False
             if trouble is None:
                 self._answers = True
+                self._on_breaker(HALF_OPEN)
             else:
                 self._pause(trouble, time.monotonic())
             self._changed.notify_all()
@@ -229,6 +235,7 @@ class Site:
         if self._grow_at is None:
             self._grow_at = now + _GROW_SECONDS
         self._up, self._answers, self._pause_seconds = True, False, 0.0
+        self._on_breaker(CLOSED)
 
     def _narrow(self, window: int, now: float) -> None:
         """The destination takes no more than `window` at once; longer and longer until it is asked again."""
@@ -252,6 +259,7 @@ class Site:
         spread = 1 + _JITTER * random.random()
         self._resume_at = now + max(self._pause_seconds * spread, asked)
         self._answers, self._grow_at = False, None
+        self._on_breaker(OPEN)
         self._resize(1)
 
     def _suspect(self, study: str) -> None:

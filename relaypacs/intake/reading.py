@@ -22,6 +22,7 @@ from relaypacs import log
 from relaypacs.errors import JobsError, RowsLost, SegmentGone, SpoolCorrupt
 from relaypacs.failpoint import reach
 from relaypacs.intake.arrival import ArrivalReader, association_ends
+from relaypacs.intake.studies import OpenStudies
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival, AssociationEnd
 from relaypacs.model import Checkpoint, EventRecord, ObjectRecord, Record
@@ -85,6 +86,7 @@ class Intake:
         notify: Callable[[str], None],
         on_rows: Callable[[], None],
         on_poke: Callable[[], None],
+        study_quiet_seconds: float = 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`notify` is told of each destination with new deliveries, `on_rows` (the sweep) of each commit.
@@ -94,6 +96,7 @@ class Intake:
         self._node, self._reader, self._jobs, self._arrival_of = node, reader, jobs, arrival_of
         self._hints, self._notify, self._on_rows, self._on_poke = hints, notify, on_rows, on_poke
         self._clock = clock
+        self._studies = OpenStudies(study_quiet_seconds)
         self._read_to: dict[str, Checkpoint] = {}
         self._taken_in: dict[str, int] = {}
         """How far the job table was told each segment is taken in, in bytes."""
@@ -263,6 +266,7 @@ class Intake:
         ):
             if count:
                 _INSTANCES.labels(what).inc(count)
+        self._studies.seen(batch.arrivals)
         now = self._clock()
         for arrival in batch.arrivals:
             _SECONDS.observe(max(0.0, now - arrival.record.meta.received_at))

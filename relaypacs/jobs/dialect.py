@@ -36,6 +36,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from relaypacs.errors import JobsError
+from relaypacs.jobs.timing import time_transactions
 
 BUSY_SECONDS = 30.0
 """How long a writer waits for another process's (or thread's) transaction before it is an error."""
@@ -72,10 +73,12 @@ def open_engines(url: str) -> tuple[Engine, Engine]:
     except (ArgumentError, ValueError):
         raise JobsError(f"The job table's URL can't be read; {_WRITE}.") from None
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engines(parsed)
-    if parsed.get_backend_name() in ("postgresql", "postgres"):
-        return _postgresql_engines(parsed)
-    raise JobsError(f"The job table can't be kept in {parsed.get_backend_name()}; {_WRITE}.")
+        reader, writer = _sqlite_engines(parsed)
+    elif parsed.get_backend_name() in ("postgresql", "postgres"):
+        reader, writer = _postgresql_engines(parsed)
+    else:
+        raise JobsError(f"The job table can't be kept in {parsed.get_backend_name()}; {_WRITE}.")
+    return time_transactions(reader, "read"), time_transactions(writer, "write")
 
 
 def _parsed(url: str) -> URL:

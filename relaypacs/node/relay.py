@@ -71,6 +71,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         notify=wake.notify,
         on_rows=rows_committed,
         on_poke=look_again,
+        study_quiet_seconds=config.routing.study_quiet_seconds,
     )
     desk = desk_of(config, reader=reader, jobs=jobs, staging=staging, rows=intake, hash_key=hash_key)
     sweep = Sweep(

@@ -30,11 +30,13 @@ def alive_file(config: Config, name: str) -> Path:
 
 
 def receive_roles(
-    config: Config, listeners: Sequence[socket.socket], tls_listeners: Sequence[socket.socket] = ()
+    config: Config, listeners: Sequence[socket.socket], tls_listeners: Sequence[socket.socket] = (), *, limits: Limits
 ) -> list[Role]:
-    """The receive processes, all on the same listeners and under common limits. ConfigError if [tls] can't be used."""
+    """The receive processes, all on the same listeners and under common limits. ConfigError if [tls] can't be used.
+
+    `limits` are shared memory, so made before the fork.
+    """
     certificates = _certificates(config) if tls_listeners else None
-    limits = Limits(config.receive, config.receive.processes)  # shared, so made before the fork
     load(config)
 
     def run_in(slot: int, name: str) -> Callable[[Stop], int]:
@@ -102,11 +104,11 @@ def relay_role(config: Config, hash_key: bytes) -> Role:
     )
 
 
-def sidecar_role(config: Config, listener: socket.socket) -> Role:
+def sidecar_role(config: Config, listener: socket.socket, *, callers_open: Callable[[], int] | None = None) -> Role:
     """Health and metrics."""
 
     def run(stop: Stop) -> int:
-        run_sidecar(config, listener=listener, stop=stop)
+        run_sidecar(config, listener=listener, stop=stop, callers_open=callers_open)
         return 0
 
     return Role("sidecar", run, stops_after=2, grace_seconds=_SIDECAR_GRACE_SECONDS)

@@ -9,7 +9,7 @@ import resource
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from relaypacs import log
 from relaypacs.config import Config
@@ -58,23 +58,28 @@ def serve(config: Config, *, role: str = "all") -> int:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
     from relaypacs.node import roles
     from relaypacs.node.stores import residency_problem
+    from relaypacs.receive.limits import Limits
 
     if "relay" in wanted and (misplaced := residency_problem(config)):
         raise ConfigError([misplaced])
     found: list[Role] = []
     listeners: list[socket.socket] = []
+    callers_open: Callable[[], int] | None = None
     if "receive" in wanted:
         receive = config.receive
         plain = [(receive.host, receive.port), *map(endpoint, receive.also_listen)] if receive.plain else []
         tls = [endpoint(one) for one in config.tls.listen]
+        limits = Limits(receive, receive.processes)
         plain_listeners = [_listen(host, port, "[receive]", plain + tls) for host, port in plain]
         tls_listeners = [_listen(host, port, "[tls]", plain + tls) for host, port in tls]
-        found += roles.receive_roles(config, plain_listeners, tls_listeners)
+        found += roles.receive_roles(config, plain_listeners, tls_listeners, limits=limits)
+        callers_open = limits.callers_open
         listeners = plain_listeners + tls_listeners
     if "relay" in wanted:
         found.append(roles.relay_role(config, hash_key))
     if "sidecar" in wanted:
-        found.append(roles.sidecar_role(config, _listen(config.sidecar.host, config.sidecar.port, "[sidecar]")))
+        listener = _listen(config.sidecar.host, config.sidecar.port, "[sidecar]")
+        found.append(roles.sidecar_role(config, listener, callers_open=callers_open))
     gc.collect()
     gc.freeze()  # what is loaded now stays shared between the processes
     sys.stdout.flush()

@@ -36,6 +36,8 @@ _UNBOUNDED = 1 << 30
 _WAYS = 8
 _BUCKETS = 4096
 _ROWS = _WAYS * _BUCKETS
+_OF_CALLER = 1 << 63
+"""Set in the keys of calling AE titles' associations alone."""
 
 
 class Limits:
@@ -73,7 +75,12 @@ class Limits:
     def key(self, kind: str, name: str) -> int:
         """The key of something that is counted; never 0."""
         digest = hashlib.blake2b(f"{kind}\0{name}".encode(), digest_size=8, key=self._salt).digest()
-        return int.from_bytes(digest, "little") or 1
+        number = int.from_bytes(digest, "little") or 1
+        return number | _OF_CALLER if kind == ASSOCIATIONS_OF_AE else number & ~_OF_CALLER or 1
+
+    def callers_open(self) -> int:
+        """How many calling AE titles have an association open, over all processes. Looked at without the lock."""
+        return sum(key >= _OF_CALLER and self.total(row) > 0 for row, key in enumerate(self._keys))
 
     def total(self, row: int) -> int:
         """The count in a row over all processes."""

@@ -51,7 +51,7 @@ from relaypacs.upper.stream import Stream
 from relaypacs.upper.tls import Channel
 from relaypacs.upper.tls_stream import TlsStream
 
-ASSOCIATIONS = Counter("relaypacs_associations_total", "Associations that ended, by how.", ["outcome"])
+ASSOCIATIONS = Counter("relaypacs_associations_total", "Associations that ended, by how.", ["caller", "outcome"])
 _NO_CONTEXTS = "contexts"
 """The word for an association in which nothing could be sent."""
 
@@ -269,7 +269,7 @@ class Serving:
         ended_at = time.time()
         objects = self._lane.tally.objects if self._lane else 0
         size = self._lane.tally.bytes if self._lane else 0
-        ASSOCIATIONS.labels(end.outcome).inc()
+        ASSOCIATIONS.labels(self._admitted.caller.ae_title, end.outcome).inc()
         proposed = describe(self._head.contexts, self._offer)
         useless = proposed.useless and not objects
         self._room.association_log.ended(

@@ -22,6 +22,8 @@ from relaypacs.sidecar.probe import NoAnswer, Probe
 from relaypacs.spool.reader import CORRUPT_SUFFIX
 from relaypacs.spool.segment import FREE, QUARANTINE, RETIRED_SUFFIX, SEGMENTS, SUFFIX
 
+ANSWER_SECONDS = 1.5
+"""How long a process of the node may take to say that it is there; less than `app.CHECK_DEADLINE_SECONDS`."""
 _REDIS_SECONDS, _REDIS_FRESH_SECONDS = 1.5, 2.0
 """A hanging Redis is told before `app.CHECK_DEADLINE_SECONDS`, when it would count as needed."""
 
@@ -80,14 +82,17 @@ def _receive(config: Config) -> Check:
     if config.draining_file.exists():
         return Check(False, "the node is being drained and refuses associations; `relaypacs node drain --cancel`")
     count = config.receive.processes
-    serving = sum(alive.is_held(config.run_dir / "alive" / f"receive-{slot}") for slot in range(count))
+    places = [config.run_dir / "alive" / f"receive-{slot}" for slot in range(count)]
+    serving = sum(used is not None for used in alive.ask(places, wait_seconds=ANSWER_SECONDS).values())
     # They share one listener: with one of them associations are still accepted.
     return Check(serving > 0, f"{serving} of {count} processes accepting associations")
 
 
 def _serving(run_dir: Path, name: str, good: str, bad: str) -> Check:
-    held = alive.is_held(run_dir / "alive" / name)
-    return Check(held, good if held else bad)
+    place = run_dir / "alive" / name
+    if alive.ask([place], wait_seconds=ANSWER_SECONDS)[place] is not None:
+        return Check(True, good)
+    return Check(False, f"{name} is stopped or hangs: it does not answer" if alive.is_held(place) else bad)
 
 
 def _writable(folder: Path) -> str:

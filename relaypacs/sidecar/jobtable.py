@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relaypacs.config import Config
 from relaypacs.errors import JobsError
 from relaypacs.jobs.store import JobStore
-from relaypacs.jobs.values import Ledger, QueueRow
+from relaypacs.jobs.values import Counts, Ledger, QueueRow
+from relaypacs.model import Checkpoint
+from relaypacs.sidecar.backlog import Backlog, look
 from relaypacs.sidecar.probe import NoAnswer, Probe
 
 READING_FRESH_SECONDS = 5.0
@@ -29,6 +31,8 @@ class Reading:
 
     queue: Sequence[QueueRow]
     ledger: Ledger
+    counts: Counts
+    spool: Backlog
 
 
 class JobTable:
@@ -41,6 +45,7 @@ class JobTable:
         self._reading: Probe[Reading] = Probe(
             self._read, deadline_seconds=READING_DEADLINE_SECONDS, fresh_seconds=READING_FRESH_SECONDS
         )
+        self._read_to: Mapping[str, Checkpoint] = {}
 
     def ping(self) -> None:
         """Return if the job table answers; JobsError with a sentence if not."""
@@ -53,6 +58,10 @@ class JobTable:
         except NoAnswer as late:
             raise JobsError(str(late)) from late
 
+    def spool(self) -> Backlog:
+        """The spool now, by what the job table last said: for when it doesn't answer."""
+        return look(self._config.spool_dir, self._read_to, time.time())
+
     def close(self) -> None:
         """Close the job table if it is open."""
         with self._lock:
@@ -62,7 +71,8 @@ class JobTable:
 
     def _read(self) -> Reading:
         store = self._open()
-        return Reading(queue=store.queue(time.time()), ledger=store.ledger())
+        self._read_to = store.checkpoints(self._config.node.name)
+        return Reading(queue=store.queue(time.time()), ledger=store.ledger(), counts=store.counts(), spool=self.spool())
 
     def _open(self) -> JobStore:
         with self._lock:

@@ -6,25 +6,53 @@ table down the rest is still served and `relaypacs_job_table_up` is 0. `docs/met
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from relaypacs import __version__, alive, log
 from relaypacs.config import Config
+from relaypacs.config.secrets import secret_files
 from relaypacs.jobs.states import OWED_STATES
-from relaypacs.sidecar.checks import free_bytes, process_names, spool_files
+from relaypacs.sidecar.backlog import Backlog
+from relaypacs.sidecar.checks import ANSWER_SECONDS, free_bytes, process_names, spool_files
 from relaypacs.sidecar.jobtable import JobTable
 
+_NOT_AFTER = "relaypacs_tls_certificate_not_after_timestamp_seconds"
 STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaypacs_build_info": ("Always 1; the labels say what runs.", ("version", "python")),
     "relaypacs_process_serving": ("1 while a process serves, else 0.", ("process",)),
+    "relaypacs_process_cpu_seconds_total": ("Processor time used since the process started, in seconds.", ("process",)),
+    "relaypacs_process_resident_bytes": ("Memory in use, in bytes, with what processes share.", ("process",)),
+    "relaypacs_process_open_files": ("Open file descriptors.", ("process",)),
+    "relaypacs_process_threads": ("Running threads.", ("process",)),
+    "relaypacs_process_disk_bytes_total": (
+        "Bytes read from and written to disks since the process started.",
+        ("process", "direction"),
+    ),
+    "relaypacs_secret_age_seconds": (
+        "Time since the file of a secret changed, in seconds; for those given as a file.",
+        ("secret",),
+    ),
+    "relaypacs_spool_bytes": ("Size of the spool's segments that hold something, in bytes.", ()),
+    "relaypacs_spool_oldest_segment_seconds": ("Age of the oldest segment in use, in seconds; 0 without any.", ()),
+    "relaypacs_spool_min_free_bytes": ("Free space below which objects are refused, in bytes.", ()),
+    "relaypacs_intake_backlog_bytes": ("Bytes in the spool that are not in the job table yet.", ()),
+    "relaypacs_intake_lag_seconds": (
+        "How long the oldest object has waited for its rows in the job table, in seconds; 0 if none waits.",
+        (),
+    ),
+    "cert_expiry_seconds": ("Time until the certificate in use expires, in seconds; negative afterwards.", ("use",)),
+    "active_users": ("Calling AE titles that have an association open.", ()),
     "relaypacs_spool_free_bytes": ("Free space of the spool's file system, in bytes.", ()),
     "relaypacs_spool_segments": ("Segment files, by what they are.", ("place",)),
     "relaypacs_staging_free_bytes": ("Free space of the staging folder's file system, in bytes.", ()),
@@ -38,17 +66,22 @@ STATES: dict[str, tuple[str, tuple[str, ...]]] = {
         "Age of the oldest delivery that waits, in seconds; 0 if none.",
         ("destination",),
     ),
+    "relaypacs_instances_marked": ("Instances that want a person's eye, by why.", ("mark",)),
     "relaypacs_ledger": ("The ledger's counts of instances and deliveries, in total.", ("entry",)),
     "relaypacs_ledger_imbalance": ("By how much the ledger's equations fail; anything but 0 is an alarm.", ()),
 }
-"""Name, help text and labels of every gauge that is computed when scraped."""
+"""Name, help text and labels of everything that is computed when scraped: gauges, and `_total` counters."""
 
 
-def registry_of(config: Config, jobs: JobTable, metrics_dir: Path) -> CollectorRegistry:
-    """What `/metrics` exposes: every process' events under `metrics_dir`, and this node's states."""
+def registry_of(
+    config: Config, jobs: JobTable, metrics_dir: Path, callers_open: Callable[[], int] | None = None
+) -> CollectorRegistry:
+    """What `/metrics` exposes: every process' events under `metrics_dir`, and this node's states.
+
+    `callers_open`: how many calling AE titles have an association open; None where that can't be known."""
     registry = CollectorRegistry()
     registry.register(NodeEvents(metrics_dir))
-    registry.register(NodeStates(config, jobs))
+    registry.register(NodeStates(config, jobs, callers_open))
     return registry
 
 
@@ -67,9 +100,15 @@ class NodeEvents(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The sums, now."""
-        yield from MultiProcessCollector.merge(  # type: ignore[no-untyped-call]
+        for metric in MultiProcessCollector.merge(  # type: ignore[no-untyped-call]
             [str(file) for file in sorted(self._folder.glob("*.db")) if _counts(file)]
-        )
+        ):
+            yield metric
+            if metric.name == _NOT_AFTER:
+                left: dict[tuple[str, ...], float] = {
+                    (one.labels["use"],): one.value - time.time() for one in metric.samples
+                }
+                yield _gauge("cert_expiry_seconds", left)
 
 
 def _counts(file: Path) -> bool:
@@ -83,8 +122,9 @@ def _counts(file: Path) -> bool:
 class NodeStates(Collector):
     """Computes the gauges of `STATES`; one that can't be had is left out."""
 
-    def __init__(self, config: Config, jobs: JobTable) -> None:
+    def __init__(self, config: Config, jobs: JobTable, callers_open: Callable[[], int] | None = None) -> None:
         self._config = config
+        self._callers_open = callers_open
         self._jobs = jobs
         self._was_up = True
 
@@ -96,11 +136,16 @@ class NodeStates(Collector):
         """The gauges, now; job table counts may be some seconds old."""
         yield _gauge("relaypacs_build_info", {(__version__, platform.python_version()): 1})
         run_dir = self._config.run_dir
-        yield _gauge(
-            "relaypacs_process_serving",
-            {(name,): alive.is_held(run_dir / "alive" / name) for name in process_names(self._config)},
-        )
+        places = {run_dir / "alive" / name: name for name in process_names(self._config)}
+        answers = alive.ask(places, wait_seconds=ANSWER_SECONDS)
+        yield _gauge("relaypacs_process_serving", {(places[path],): used is not None for path, used in answers.items()})
+        # Intake is a thread of the relay process.
+        processes = {places[path]: used for path, used in answers.items() if used and places[path] != "intake"}
+        yield from _usage(processes | {"sidecar": alive.usage()})
+        if self._callers_open is not None:
+            yield _gauge("active_users", {(): self._callers_open()})
         yield from self._disk()
+        yield from self._secrets()
         yield from self._job_table()
 
     def _disk(self) -> Iterator[Metric]:
@@ -111,6 +156,7 @@ class NodeStates(Collector):
         else:
             up = not self._config.staging_trouble_file.exists()
             yield _gauge("relaypacs_object_storage_up", {(): up})
+        yield _gauge("relaypacs_spool_min_free_bytes", {(): self._config.spool.min_free_bytes})
         for name, folder in folders.items():
             try:
                 yield _gauge(name, {(): free_bytes(folder)})
@@ -118,15 +164,27 @@ class NodeStates(Collector):
                 continue  # `/readyz` says why
         yield _gauge("relaypacs_spool_segments", {(place,): number for place, number in spool_files(spool).items()})
 
+    def _secrets(self) -> Iterator[Metric]:
+        ages: dict[tuple[str, ...], float] = {}
+        for name, file in secret_files(self._config, os.environ).items():
+            with contextlib.suppress(OSError):
+                ages[(name,)] = max(0.0, time.time() - file.stat().st_mtime)
+        yield _gauge("relaypacs_secret_age_seconds", ages)
+
     def _job_table(self) -> Iterator[Metric]:
         try:
             reading = self._jobs.reading()
         except Exception as error:
             self._tell(False, type(error).__name__)
             yield _gauge("relaypacs_job_table_up", {(): 0})
+            yield from _spool(self._jobs.spool())
             return
         self._tell(True)
         yield _gauge("relaypacs_job_table_up", {(): 1})
+        yield from _spool(reading.spool)
+        marked = asdict(reading.counts)
+        marks = {"unrouted": "unrouted", "conflicts": "conflict", "unparsed": "unparsed"}
+        yield _gauge("relaypacs_instances_marked", {(mark,): marked[name] for name, mark in marks.items()})
         configured = {destination.name for destination in self._config.destination}
         counts: dict[tuple[str, ...], float] = {(name, state.value): 0 for name in configured for state in OWED_STATES}
         oldest: dict[tuple[str, ...], float] = {(name,): 0 for name in configured}
@@ -149,9 +207,34 @@ class NodeStates(Collector):
             log.event(level, "job-table-seen", said, error=error)
 
 
-def _gauge(name: str, values: dict[tuple[str, ...], float]) -> GaugeMetricFamily:
+def _usage(processes: Mapping[str, alive.Usage]) -> Iterator[Metric]:
+    for name, value in (
+        ("relaypacs_process_cpu_seconds_total", "cpu_seconds"),
+        ("relaypacs_process_resident_bytes", "resident_bytes"),
+        ("relaypacs_process_open_files", "open_files"),
+        ("relaypacs_process_threads", "threads"),
+    ):
+        yield _gauge(name, {(process,): getattr(used, value) for process, used in processes.items()})
+    moved: dict[tuple[str, ...], float] = {}
+    for process, used in processes.items():
+        moved |= {(process, "read"): used.disk_read_bytes, (process, "written"): used.disk_written_bytes}
+    yield _gauge("relaypacs_process_disk_bytes_total", moved)
+
+
+def _spool(found: Backlog) -> Iterator[Metric]:
+    yield _gauge("relaypacs_spool_bytes", {(): found.in_use_bytes})
+    yield _gauge("relaypacs_spool_oldest_segment_seconds", {(): found.oldest_segment_seconds})
+    yield _gauge("relaypacs_intake_backlog_bytes", {(): found.unread_bytes})
+    yield _gauge("relaypacs_intake_lag_seconds", {(): found.unread_seconds})
+
+
+def _gauge(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:
     help_text, labels = STATES[name]
-    family = GaugeMetricFamily(name, help_text, labels=labels)
+    family: GaugeMetricFamily | CounterMetricFamily
+    if name.endswith("_total"):
+        family = CounterMetricFamily(name, help_text, labels=labels)
+    else:
+        family = GaugeMetricFamily(name, help_text, labels=labels)
     for key, value in sorted(values.items()):
         family.add_metric(key, value)
     return family

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from relaypacs.config import Config
@@ -18,11 +19,13 @@ from relaypacs.sidecar.metrics import registry_of
 from relaypacs.sidecar.server import Stop, serve
 
 
-def run(config: Config, *, listener: socket.socket, stop: Stop) -> None:
-    """Serve on `listener` until `stop`. KeyError if PROMETHEUS_MULTIPROC_DIR is unset."""
+def run(config: Config, *, listener: socket.socket, stop: Stop, callers_open: Callable[[], int] | None = None) -> None:
+    """Serve on `listener` until `stop`. KeyError if PROMETHEUS_MULTIPROC_DIR is unset.
+
+    `callers_open`: how many calling AE titles have an association open now."""
     metrics_dir = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     jobs = JobTable(config)
     try:
-        serve(make_app(checks_of(config, jobs), registry_of(config, jobs, metrics_dir)), listener, stop)
+        serve(make_app(checks_of(config, jobs), registry_of(config, jobs, metrics_dir, callers_open)), listener, stop)
     finally:
         jobs.close()

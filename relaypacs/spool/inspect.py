@@ -1,8 +1,8 @@
 """Looking at a spool folder without touching it: for people, on a live or a dead node.
 
-Called by `relaypacs spool` only. Nothing is written, synced, locked for long or set aside; what is found is what the
-files hold now. On a live node the newest records may not be durable yet. Damage is a value here, not an error: walking
-goes on behind it. OSError where a file can't be read.
+Called by `relaypacs spool`, and by the sidecar for what intake has not read yet. Nothing is written, synced, locked for
+long or set aside; what is found is what the files hold now. On a live node the newest records may not be durable yet.
+Damage is a value here, not an error: walking goes on behind it. OSError where a file can't be read.
 """
 
 from __future__ import annotations
@@ -111,6 +111,22 @@ def walk(path: Path, *, verify: bool = True) -> Iterator[Record | Damage]:
                 if found.ending is Ending.TORN and not live:
                     yield Damage(found.problem, lost=False)
                 return
+
+
+def unread(path: Path, read_to: Checkpoint, *, most: int) -> list[Record]:
+    """The records behind `read_to` that are committed, `most` at most; their payloads are not looked at."""
+    disk = Disk()
+    with _opened(path) as fd:
+        size = disk.size(fd)
+        found = scan(
+            lambda at, length: disk.read(fd, min(length, max(0, size - at)), at),
+            read_to,
+            size=size,
+            verify_payload=False,
+            max_records=most,
+            look_behind=False,
+        )
+        return found.records if _still(path, fd) else []
 
 
 def report(path: Path, *, verify: bool) -> Report:

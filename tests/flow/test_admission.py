@@ -236,7 +236,7 @@ def test_unauthorised_tries(tmp_path: Path, long_run: bool) -> None:
         rss, fds = receive.memory_info().rss, receive.num_fds()
         attack(200, tries)
         assert node.metric('relaypacs_association_rejected_total{reason="calling-ae"}') == tries
-        assert node.metric('relaypacs_associations_total{outcome="released"}') == 0
+        assert node.metric('relaypacs_associations_total{caller="CT1",outcome="released"}') == 0
         assert receive.memory_info().rss - rss < 16 << 20
         assert receive.num_fds() <= fds + 260, "the refused whose close is awaited"
         # 64 kinds of this address and one for all others, 5 lines of each a minute and one with the number.

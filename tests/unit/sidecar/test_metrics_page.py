@@ -24,7 +24,9 @@ def declared() -> Metrics:
     for source in sorted(ROOT.rglob("*.py")):
         if "prometheus_client" in source.read_text(encoding="utf-8"):
             importlib.import_module(".".join(source.relative_to(ROOT.parent).with_suffix("").parts))
-    metrics: Metrics = {name: ("gauge", labels) for name, (_, labels) in STATES.items()}
+    metrics: Metrics = {
+        name: ("counter" if name.endswith("_total") else "gauge", labels) for name, (_, labels) in STATES.items()
+    }
     for collector in set(REGISTRY._collector_to_names):
         if isinstance(collector, MetricWrapperBase) and collector.__module__.startswith("prometheus_client"):
             (family,) = collector.describe()
