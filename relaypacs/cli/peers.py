@@ -15,7 +15,7 @@ import typer
 from relaypacs import log
 from relaypacs.cli import say
 from relaypacs.config import Config, Destination
-from relaypacs.dicom.part10 import MAGIC, META_OFFSET, PREAMBLE_BYTES
+from relaypacs.dicom.part10 import MAGIC, META_OFFSET, PREAMBLE_BYTES, read_file_head
 from relaypacs.forward.echo import echo as ask
 from relaypacs.forward.lane import Address
 from relaypacs.forward.send import send_files
@@ -24,7 +24,10 @@ from relaypacs.policy.aetitle import check_ae_title
 
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _RESPONSE_TIMEOUT_SECONDS = 120.0
-_DICOMDIR = "DICOMDIR"
+_DICOMDIR = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage, PS3.4 I.4
+_HEAD_BYTES = 4096
+_OPTIONS = {"`calling_ae`": "--calling", "`called_ae`": "--called", "`associations` here": "the number here"}
+"""What reasons call options of a [[destination]], and what they are here."""
 _RESULTS = ("accepted", "failed", "unsent", "skipped")
 
 
@@ -125,14 +128,15 @@ def _no_dicom(path: Path) -> str:
     """Why it is nothing to send, or nothing. What only looks damaged is sent for: that it can't be is a failure."""
     if not path.is_file():
         return "not a file"
-    if path.name.upper() == _DICOMDIR:
-        return "a DICOMDIR lists objects, it is none"
     try:
         with path.open("rb") as file:
-            head = file.read(META_OFFSET)
-    except OSError:
+            head = file.read(_HEAD_BYTES)
+        if head[PREAMBLE_BYTES:META_OFFSET] != MAGIC:
+            return "not a DICOM file (no DICM at byte 128)"
+        found = read_file_head(head, file_length=path.stat().st_size)
+    except (OSError, ValueError):
         return ""
-    return "" if head[PREAMBLE_BYTES:] == MAGIC else "not a DICOM file (no DICM at byte 128)"
+    return "a DICOMDIR lists objects, it is none" if found.sop_class_uid == _DICOMDIR else ""
 
 
 def _send(files: list[Path], address: Address, results: list[Result]) -> None:
@@ -163,7 +167,10 @@ def _result(path: Path, outcome: Outcome, seconds: float) -> Result:
     if isinstance(outcome, Delivered):
         return Result(file, "accepted", outcome.status, outcome.warning, seconds=took)
     unsent = isinstance(outcome, Deferred) and outcome.status is None
-    return Result(file, "unsent" if unsent else "failed", outcome.status, reason=outcome.reason, seconds=took)
+    reason = outcome.reason
+    for option, ours in _OPTIONS.items():
+        reason = reason.replace(option, ours)
+    return Result(file, "unsent" if unsent else "failed", outcome.status, reason=reason, seconds=took)
 
 
 def _lines(results: Sequence[Result]) -> Iterator[str]:

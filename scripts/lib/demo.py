@@ -47,6 +47,7 @@ def main() -> int:
         with ExitStack() as stack:
             return _demo(folder, stack, once=options.once)
     except KeyboardInterrupt:
+        print("\ndemo: stopped; what it started has ended", flush=True)
         return 130
     finally:
         if not options.keep:

@@ -12,7 +12,7 @@ from tests.peers.dcmtk import StoreScp
 from tests.peers.node import RELAYPACS, Node, dimse
 from tests.peers.orthanc import Orthanc
 from tests.peers.ports import free_port, wait_until
-from tests.samples import dataset_of, read_sample, write_ct_series
+from tests.samples import dataset_of, read_sample, samples, write_ct_series
 
 LEDGER = {"duplicates": 0, "dropped": 0, "unrouted": 0, "held": 0, "discarded": 0, "imbalance": 0}
 
@@ -79,6 +79,8 @@ def test_send_tells_each_file_s_answer(tmp_path: Path, node: Callable[..., Node]
     relay = node(callers=[{"ae_title": "CT_1"}])
     (file,) = write_ct_series(tmp_path / "series", 1, rows=16, columns=16)
     (tmp_path / "series" / "notes.txt").write_text("no DICOM")
+    listing = next(one.path for one in samples() if one.name.endswith("DICOMDIR-implicit"))
+    (tmp_path / "series" / "listing").write_bytes(listing.read_bytes())
     to = ("--to", f"127.0.0.1:{relay.port}", "--called", "RELAYPACS")
     done = send(tmp_path / "series", *to, "--calling", "CT_1", "--json")
     assert done.returncode == 0, done.stderr
@@ -87,18 +89,21 @@ def test_send_tells_each_file_s_answer(tmp_path: Path, node: Callable[..., Node]
     assert answers[file.name]["result"] == "accepted"
     assert answers[file.name]["status"] == 0
     assert answers["notes.txt"]["result"] == "skipped"
-    assert [document[name] for name in ("accepted", "failed", "unsent", "skipped")] == [1, 0, 0, 1]
+    assert "DICOMDIR" in answers["listing"]["reason"]
+    assert [document[name] for name in ("accepted", "failed", "unsent", "skipped")] == [1, 0, 0, 2]
     assert send(file, tmp_path / "series" / "notes.txt", *to, "--calling", "CT_1").returncode == 1, "it was named"
 
     (tmp_path / "series" / "cut.dcm").write_bytes(file.read_bytes()[:140])
     done = send(tmp_path / "series", *to, "--calling", "CT_1")
     assert done.returncode == 1
     assert re.search(r"^failed  .*/cut.dcm: the File Meta Information ", done.stdout, re.MULTILINE)
-    assert done.stdout.endswith("1 accepted, 1 failed, 0 unsent, 1 skipped\n")
+    assert done.stdout.endswith("1 accepted, 1 failed, 0 unsent, 2 skipped\n")
 
     done = send(file, *to, "--calling", "NOBODY")
     assert done.returncode == 1
     assert "unsent  1 file: " in done.stdout
+    assert "--calling" in done.stdout
+    assert "calling_ae" not in done.stdout, "that is an option of a configuration"
     assert "Traceback" not in done.stderr
     done = send(file, "--to", f"127.0.0.1:{free_port()}", "--called", "RELAYPACS")
     assert done.returncode == 1
