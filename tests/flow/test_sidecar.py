@@ -108,3 +108,37 @@ def test_it_sleeps_and_is_small(node: Callable[..., Node]) -> None:
     assert after.user + after.system == before.user + before.system
     assert sidecar.num_ctx_switches().voluntary - waits <= 2
     assert sidecar.memory_full_info().pss < 60 << 20
+
+
+def test_a_stuck_intake_is_seen_and_what_a_dead_worker_counted_stays(tmp_path: Path, node: Callable[..., Node]) -> None:
+    relay = node(callers=[{"ae_title": "CT*"}])
+    stuck = named(relay, "relay")
+    files = write_ct_series(tmp_path / "series", 4, rows=64, columns=64)
+    assert storescu(relay.port, files, calling="CT_7").returncode == 0
+    wait_until(lambda: relay.metric('relaypacs_intake_instances_total{as="instance"}') == 4, "taken in", 20.0)
+    wait_until(lambda: relay.metric("upload_init_total") > 0, "its study is counted", 10.0)
+    assert relay.metric("upload_init_total") == 1
+    stuck.suspend()
+    try:
+        # It holds its locks, and is there for everybody who doesn't ask it.
+        wait_until(lambda: relay.get("/readyz")[0] == 503, "it is seen not to answer", 20.0)
+        assert checks(relay)["relay"]["reason"] == "relay is stopped or hangs: it does not answer"
+        assert storescu(relay.port, files[:3], calling="CT_7").returncode == 0
+        time.sleep(5.1)  # counts are given again for 5 s
+        for role in ("receive-0", "receive-1"):
+            relay.kill(named(relay, role).pid)
+        text = relay.get("/metrics")[1]
+        samples = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in text.splitlines()}
+        assert float(samples["relaypacs_intake_lag_seconds"]) > 4
+        assert float(samples["relaypacs_intake_backlog_bytes"]) > 3 * 64 * 64 * 2
+        assert samples['relaypacs_process_serving{process="relay"}'] == "0.0"
+        assert samples['relaypacs_received_objects_total{status="0000"}'] == "7.0", "a dead process' counts stay"
+        assert samples['relaypacs_associations_total{caller="CT*",outcome="released"}'] == "2.0"
+        assert samples["active_users"] == "0.0"
+        assert float(samples['relaypacs_process_cpu_seconds_total{process="sidecar"}']) > 0
+        assert "CT_7" not in text
+    finally:
+        stuck.resume()
+    wait_until(lambda: relay.metric("relaypacs_intake_backlog_bytes") == 0, "all is taken in", 30.0)
+    assert relay.metric("relaypacs_intake_lag_seconds") == 0
+    wait_until(relay.is_ready, "ready again", 20.0)
