@@ -55,6 +55,11 @@ def setup(*, level: str, json_lines: bool, service: str, hash_key: bytes = b"", 
     warnings.filterwarnings("ignore", module=r"pydicom|pynetdicom")
 
 
+def change(*, level: str, json_lines: bool) -> None:
+    """Set level and format from now on; the rest of `setup` stays."""
+    _sink.level, _sink.json = _LEVELS[level], json_lines
+
+
 def rename(service: str) -> None:
     """Name this process in its lines from now on; the rest of `setup` stays."""
     _sink.service = service

@@ -6,6 +6,7 @@ its own threads only. On stop the workers finish the instance in flight and give
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from prometheus_client import Gauge
 from relaypacs.config.destination import ORIGINAL
 from relaypacs.config.model import Destination
 from relaypacs.forward.authorization import Authorization
+from relaypacs.forward.crew import Crew
 from relaypacs.forward.cstore import CStoreSender
 from relaypacs.forward.echo import echo
 from relaypacs.forward.memory import Memory, Pair
@@ -31,6 +33,8 @@ from relaypacs.forward.worker import Jobs, Worker
 from relaypacs.policy.hours import closed_for, parse_hours
 from relaypacs.wake.protocol import Wake, Windows
 
+CHANGE_SECONDS = 5.0
+"""How long a changed destination's workers may take to end before its new ones start."""
 _SETTLE_SHARE = 0.3
 """The share of the time for stopping that is kept for settling."""
 
@@ -77,22 +81,22 @@ class Forwarder:
         study_quiet_seconds: float = 60.0,
     ) -> None:
         """ConfigError if a destination's credentials are not there."""
-        self._wake = wake
-        self._stopping = threading.Event()
-        kinds = {one.name: str(one.kind) for one in destinations}
+        self._kinds = {one.name: str(one.kind) for one in destinations}
+        """By name, also of those that went: what they had in flight is still to be counted."""
         self._studies = Studies(lambda study: jobs.ledger(study=study), quiet_seconds=study_quiet_seconds)
         self._settler = Settler(
-            jobs, lease_seconds=lease_seconds, kinds=kinds, wake=wake.notify, ended=self._studies.ended
+            jobs, lease_seconds=lease_seconds, kinds=self._kinds, wake=wake.notify, ended=self._studies.ended
         )
-        connectivity = _Connectivity(kinds)
-        self._sites = {one.name: _site(one, connectivity.hears(one.name)) for one in destinations}
-        self._memories = {one.name: Memory() for one in destinations}
-        paces = {
-            one.name: Pace(
-                objects_per_second=one.max_objects_per_second, megabits_per_second=one.max_megabits_per_second
-            )
-            for one in destinations
-        }
+        self._connectivity = _Connectivity(self._kinds)
+        self._jobs, self._source, self._wake, self._windows = jobs, source, wake, windows
+        self._node, self._lease_seconds = node, lease_seconds
+        self._crews = {one.name: self._crew(one, calling_ae) for one in destinations}
+
+    def _crew(self, one: Destination, calling_ae: str) -> Crew:
+        stopping = threading.Event()
+        site = _site(one, self._connectivity.hears(one.name))
+        memory = Memory()
+        pace = Pace(objects_per_second=one.max_objects_per_second, megabits_per_second=one.max_megabits_per_second)
         workers = [
             Worker(
                 one,
@@ -100,35 +104,58 @@ class Forwarder:
                 sender=sender,
                 callers=callers,
                 probe=partial(_probe, one, calling_ae),
-                pace=paces[one.name],
-                site=self._sites[one.name],
+                pace=pace,
+                site=site,
                 settler=self._settler,
-                jobs=jobs,
-                source=source,
-                wake=wake,
-                windows=windows,
-                node=node,
-                lease_seconds=lease_seconds,
-                stopping=self._stopping,
+                jobs=self._jobs,
+                source=self._source,
+                wake=self._wake,
+                windows=self._windows,
+                node=self._node,
+                lease_seconds=self._lease_seconds,
+                stopping=stopping,
             )
-            for one in destinations
             for number in range(one.associations)
-            for sender, callers in [_sender(one, calling_ae, self._memories[one.name])]
+            for sender, callers in [_sender(one, calling_ae, memory)]
         ]
-        self._threads = [
-            threading.Thread(target=worker.run, name=f"forward-{worker.name}", daemon=True) for worker in workers
-        ]
+        return Crew(
+            one, calling_ae, site=site, memory=memory, workers=workers, stopping=stopping, wake=self._wake.notify
+        )
+
+    def prepare(self, destinations: Sequence[Destination], calling_ae: str) -> Callable[[], None]:
+        """Make what these destinations need that is not there; ConfigError if credentials are not. What is returned
+        takes them over: crews of those that are gone or changed give back what they have not begun, then new ones
+        start. Those that are the same go on undisturbed. One thread calls this and that."""
+        wanted = {one.name: one for one in destinations}
+        same = {name for name, crew in self._crews.items() if name in wanted and crew.is_for(wanted[name], calling_ae)}
+        made = {name: self._crew(one, calling_ae) for name, one in wanted.items() if name not in same}
+
+        def take_over() -> None:
+            over = [crew for name, crew in self._crews.items() if name not in same]
+            for crew in over:
+                crew.order_stop()
+            deadline = time.monotonic() + CHANGE_SECONDS
+            for crew in over:
+                crew.join(deadline)
+            for name in self._crews.keys() - wanted.keys():
+                self._connectivity.forget(name)
+            self._kinds.update({name: str(wanted[name].kind) for name in made})
+            for crew in made.values():
+                crew.start()
+            self._crews = {name: made[name] if name in made else self._crews[name] for name in wanted}
+
+        return take_over
 
     def refused(self) -> dict[str, frozenset[Pair]]:
         """By destination, the (SOP class, transfer syntax) pairs that it was seen to refuse since the start."""
-        return {name: memory.refused() for name, memory in self._memories.items()}
+        return {name: crew.memory.refused() for name, crew in self._crews.items()}
 
     def start(self) -> None:
         """Start every worker."""
         self._settler.start()
         self._studies.start()
-        for thread in self._threads:
-            thread.start()
+        for crew in self._crews.values():
+            crew.start()
 
     def stop(self, timeout_seconds: float) -> bool:
         """Finish what is in flight, give back the rest, release associations; False if not all of it in time.
@@ -136,15 +163,13 @@ class Forwarder:
         A worker that is still sending then keeps nothing: its claims are given back and may be delivered twice.
         """
         deadline = time.monotonic() + timeout_seconds * (1 - _SETTLE_SHARE)
-        self._stopping.set()
-        for name, site in self._sites.items():
-            site.stop()
-            self._wake.notify(name)
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0.0))
+        crews = list(self._crews.values())
+        for crew in crews:
+            crew.order_stop()
+        ended = [crew.join(deadline) for crew in crews]
         settled = self._settler.close(timeout_seconds * _SETTLE_SHARE)
         self._studies.stop()
-        return settled and not any(thread.is_alive() for thread in self._threads)
+        return settled and all(ended)
 
 
 class _Connectivity:
@@ -159,14 +184,21 @@ class _Connectivity:
         """What the destination's site calls when it goes up or down."""
 
         def changed(up: bool) -> None:
-            kind = self._kinds[name]
+            kind = self._kinds.get(name, "")
             with self._lock:
                 self._ups[name] = up
                 _up.labels(name).set(up)
-                same_kind = [one for other, one in self._ups.items() if self._kinds[other] == kind]
+                same_kind = [one for other, one in self._ups.items() if self._kinds.get(other) == kind]
                 _connectivity.labels(kind).set(all(same_kind))
 
         return changed
+
+    def forget(self, name: str) -> None:
+        """The destination is gone; what its gauges say from now on is nothing (NaN), which raises no alarm."""
+        with self._lock:
+            self._ups.pop(name, None)
+        for gauge in (_up, _window, _breaker):
+            gauge.labels(name).set(math.nan)
 
 
 def _site(destination: Destination, on_change: Callable[[bool], None]) -> Site:
