@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,12 +229,20 @@ class Rig:
         """Segments that hold something."""
         return len(list((self.node.state_dir / "spool" / "segments").glob("*.tar")))
 
+    def staged_keys(self) -> list[str]:
+        """What is in staging: paths, or keys of the bucket."""
+        if self.setting.bucket is not None:
+            return [key for key in self.setting.bucket.objects() if key.startswith(self._prefix)]
+        return [str(path) for path in (self.node.state_dir / "staging").rglob("*.dcm")]
+
     def staged(self) -> dict[str, str]:
-        """SHA-256 of the dataset of each object in staging, by its key."""
-        if self.setting.bucket is None:
-            folder = self.node.state_dir / "staging"
-            paths = [path for path in folder.rglob("*.dcm") if path.is_file()]
-            return {str(path): digest_of(path.read_bytes()) for path in paths}
-        client = self.setting.bucket.client()
-        keys = [key for key in self.setting.bucket.objects() if key.startswith(self._prefix)]
-        return {key: digest_of(client.get_object(Bucket=BUCKET, Key=key)["Body"].read()) for key in keys}
+        """SHA-256 of the dataset of each object in staging, by its key; without what is purged meanwhile."""
+        found: dict[str, str] = {}
+        client = self.setting.bucket.client() if self.setting.bucket else None
+        for key in self.staged_keys():
+            if client is not None:
+                found[key] = digest_of(client.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+                continue
+            with suppress(FileNotFoundError):
+                found[key] = digest_of(Path(key).read_bytes())
+        return found

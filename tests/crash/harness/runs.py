@@ -153,7 +153,7 @@ class Life:
             time.sleep(0.05)
 
     def _leftover(self) -> int:
-        return self.rig.segments() + (len(self.rig.staged()) if self.rig.setting.keep == "none" else 0)
+        return self.rig.segments() + (len(self.rig.staged_keys()) if self.rig.setting.keep == "none" else 0)
 
     def _start(self, enough: Callable[[], bool] = lambda: False) -> tuple[list[bool], Traffic]:
         """Traffic that goes on until it is enough or something is put into the list."""
