@@ -92,11 +92,14 @@ def admit(
     rejected = _not_among(called_ae, calling_ae, receive)
     if rejected is None:
         titled = [one for one in callers if _title_matches(one.ae_title, calling_ae, sensitive)]
+        own = [one for one in titled if same_ae_title(one.ae_title, calling_ae, case_sensitive=sensitive)]
+        if any(one.certificate or one.credentials_env for one in own):
+            # What an entry for this very title wants to be shown, no pattern excuses from, whatever address and called
+            # AE title the peer chooses.
+            titled = own
         here = [one for one in titled if _address_matches(one.networks, peer.host)]
         meant = [one for one in here if _may_call(one, called_ae, sensitive)]
-        exact = [one for one in meant if same_ae_title(one.ae_title, calling_ae, case_sensitive=sensitive)]
-        # What an entry for this very title wants to be shown, no pattern excuses from.
-        fit = _shown(exact or meant, identity, peer, credentials)
+        fit = _shown([one for one in meant if one in own] or meant, identity, peer, credentials)
         if isinstance(fit, Rejected):
             rejected = fit
         elif fit:

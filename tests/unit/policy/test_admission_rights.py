@@ -94,6 +94,27 @@ def test_user_identity(calling: str, peer: Peer, shown: bytes, admitted: bool) -
         assert "pässword" not in decision.sentence
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        Caller(ae_title="CT_3", credentials_env="CT3", networks=("10.9.0.0/16",)),
+        Caller(ae_title="CT_3", certificate=("CN=ct3",), networks=("10.9.0.0/16",)),
+        Caller(ae_title="CT_3", credentials_env="CT3", called_ae=("RESEARCH",)),
+        Caller(ae_title="CT_3", certificate=("CN=ct3",), called_ae=("RESEARCH",)),
+    ],
+)
+def test_no_pattern_takes_in_who_comes_from_elsewhere_under_a_title_that_must_be_proven(own: Caller) -> None:
+    for callers in ((Caller(ae_title="*"), own), (own, Caller(ae_title="CT_?"))):
+        assert isinstance(decide(head("CT_3"), callers=callers), Rejected)
+        assert isinstance(decide(head("CT_4"), callers=callers), Admitted)
+
+
+def test_a_title_that_nothing_is_to_prove_may_be_a_patterns_elsewhere() -> None:
+    admitted = decide(head("US"))
+    assert isinstance(admitted, Admitted)
+    assert admitted.caller is CALLERS[0]
+
+
 @pytest.mark.parametrize(("kind", "name"), [(3, "Kerberos"), (4, "SAML"), (5, "JSON web token"), (77, "unknown type")])
 def test_what_is_not_supported_is_named(kind: int, name: str) -> None:
     decision = decide(head("CT_1", more=identity(kind, b"ct")))
