@@ -199,7 +199,6 @@ class Intake:
                     continue
                 if not self._commit(batch):
                     break
-                self._read_to.update(batch.checkpoints)
                 self._taken_in |= {generation: at.end for generation, at in batch.checkpoints.items()}
                 taken += batch.records
         return taken
@@ -256,6 +255,8 @@ class Intake:
         )
         if taken_in is None:
             return False
+        # Before anybody is told: who asks `has_read` then finds it.
+        self._read_to.update(batch.checkpoints)
         reach("intake.committed")
         for what, count in (
             ("instance", taken_in.instances),
