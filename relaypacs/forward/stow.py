@@ -17,7 +17,7 @@ from relaypacs.config.model import Destination
 from relaypacs.config.secrets import Credentials
 from relaypacs.errors import ConfigError
 from relaypacs.failpoint import reach
-from relaypacs.forward.checksum import intact
+from relaypacs.forward.checksum import Corrupt, checked, intact
 from relaypacs.forward.http import Answer, ConnectFailed, ExchangeFailed, HttpPeer
 from relaypacs.forward.names import spoken
 from relaypacs.forward.sender import Payload, Read, Report, Trouble, Unreadable
@@ -69,6 +69,11 @@ class StowSender:
                     answer = self._post(group)
                 except (ConnectFailed, ConfigError) as problem:
                     return Trouble(str(problem), opening=True)
+                except Corrupt:
+                    # The request ended short, so nothing of it is stored. Opened anew, the culprit is left out.
+                    self._peer.close()
+                    requests.appendleft([claim for claim, _ in group])
+                    continue
                 except ExchangeFailed as problem:
                     for claim, _ in group:
                         report(claim, Deferred(str(problem), Scope.SITE), started, time.time())
@@ -110,8 +115,15 @@ class StowSender:
         def body() -> Iterator[bytes | memoryview]:
             for _, payload in group:
                 yield head
-                for start in range(0, len(payload.file), _PIECE_BYTES):
-                    yield payload.file[start : start + _PIECE_BYTES]
+                yield payload.file[: len(payload.file) - len(payload.dataset)]
+                pieces = (
+                    payload.dataset[start : start + _PIECE_BYTES]
+                    for start in range(0, len(payload.dataset), _PIECE_BYTES)
+                )
+                # Again, for this may be long after it was opened, or a second time: the bytes of a worker that slept
+                # past its lease may be another object's by now.
+                for piece in checked(pieces, payload.dataset, payload.crc32c):
+                    yield piece
                     reach("stow.mid-body")
             yield tail
             reach("stow.sent")

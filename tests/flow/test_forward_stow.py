@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from relaypacs.config.model import Destination
-from relaypacs.config.secrets import credentials
+from relaypacs.config.secrets import Credentials, credentials
+from relaypacs.forward.sender import Payload
 from relaypacs.forward.stow import StowSender
-from relaypacs.model import Deferred, Delivered, Failed, Scope
+from relaypacs.model import Claim, Deferred, Delivered, Failed, Scope
 from tests.peers.orthanc import Orthanc
 from tests.unit.forward.deliveries import STUDY, Deliveries, dataset
 from tests.unit.forward.webpeer import Reply, Request, WebPeer, module
@@ -497,6 +498,39 @@ def test_corrupt_bytes_are_left_out_of_the_request() -> None:
         assert peer.requests[0].uids == [good.sop_instance_uid]
     assert isinstance(deliveries.outcome(bad), Failed)
     assert deliveries.outcome(gone) is None
+    assert deliveries.outcome(good) == Delivered(0)
+
+
+def test_bytes_that_change_after_they_were_opened_never_arrive_whole() -> None:
+    """As under a worker that slept past its lease, whose segment was written anew meanwhile."""
+    deliveries = Deliveries()
+    good = deliveries.add_new()
+    uid = f"{STUDY}.44.1"
+    bad = deliveries.add(dataset(uid, pixels=4 << 20), uid=uid)
+    whole = deliveries._files[bad.delivery_id]
+    assert isinstance(whole, bytes)
+    changing = bytearray(whole)
+
+    def change() -> Credentials:
+        """Asked when everything was opened and checked, before the first byte is sent."""
+        changing[-1] ^= 1
+        return Credentials()
+
+    @contextmanager
+    def read(claim: Claim) -> Iterator[Payload]:
+        at = claim.location
+        with deliveries.read(claim) as payload:
+            file = memoryview(changing) if claim is bad else payload.file
+            yield Payload(file, file[at.dataset_offset :], at.dataset_crc32c)
+
+    with WebPeer(lambda request: Reply(200, module(request.uids))) as peer:
+        there = Destination(name="there", kind="dicomweb", url=peer.url)
+        sender = StowSender(there, change)
+        assert sender.deliver(deliveries.claims, read, deliveries.report, deliveries.proceed) is None
+        sender.close()
+        assert peer.requests[-1].uids == [good.sop_instance_uid]
+        assert not any(bad.sop_instance_uid in request.uids for request in peer.requests)
+    assert isinstance(deliveries.outcome(bad), Failed)
     assert deliveries.outcome(good) == Delivered(0)
 
 
