@@ -54,19 +54,13 @@ def make_app(checks: Mapping[str, Callable[[], Check]], registry: CollectorRegis
 
     A check that raises or doesn't return within `CHECK_DEADLINE_SECONDS` counts as needed and not ok.
     """
-    probes = {
-        name: Probe(ask, deadline_seconds=CHECK_DEADLINE_SECONDS, fresh_seconds=CHECK_FRESH_SECONDS)
-        for name, ask in checks.items()
-    }
+    readiness = Readiness(checks)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     def readyz(_request: Request) -> Response:
-        for probe in probes.values():
-            probe.start()
-        answers = {name: _answer(probe) for name, probe in probes.items()}
-        ready = all(check.ok or not check.needed for check in answers.values())
+        ready, answers = readiness.look()
         body = {
             "status": "ready" if ready else "not ready",
             "checks": {
@@ -85,6 +79,23 @@ def make_app(checks: Mapping[str, Callable[[], Check]], registry: CollectorRegis
         middleware=[Middleware(_Watched)],
         exception_handlers={HTTPException: _refusal},
     )
+
+
+class Readiness:
+    """The checks, asked together; safe to use from several threads."""
+
+    def __init__(self, checks: Mapping[str, Callable[[], Check]]) -> None:
+        self._probes = {
+            name: Probe(ask, deadline_seconds=CHECK_DEADLINE_SECONDS, fresh_seconds=CHECK_FRESH_SECONDS)
+            for name, ask in checks.items()
+        }
+
+    def look(self) -> tuple[bool, dict[str, Check]]:
+        """Whether the node is ready, and every check's answer; at most `CHECK_DEADLINE_SECONDS` later."""
+        for probe in self._probes.values():
+            probe.start()
+        answers = {name: _answer(probe) for name, probe in self._probes.items()}
+        return all(check.ok or not check.needed for check in answers.values()), answers
 
 
 def where_failed(error: BaseException) -> str:

@@ -23,13 +23,16 @@ from relaypacs import __version__, alive, log
 from relaypacs.config import Config
 from relaypacs.config.secrets import secret_files
 from relaypacs.jobs.states import OWED_STATES
+from relaypacs.sidecar.app import Readiness
 from relaypacs.sidecar.backlog import Backlog
-from relaypacs.sidecar.checks import ANSWER_SECONDS, free_bytes, process_names, spool_files
+from relaypacs.sidecar.checks import ANSWER_SECONDS, checks_of, free_bytes, process_names, spool_files
 from relaypacs.sidecar.jobtable import JobTable
 
 _NOT_AFTER = "relaypacs_tls_certificate_not_after_timestamp_seconds"
 STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaypacs_build_info": ("Always 1; the labels say what runs.", ("version", "python")),
+    "relaypacs_ready": ("1 while the node is ready as `/readyz` says, else 0.", ()),
+    "relaypacs_check_ok": ("1 while a check of `/readyz` is good, else 0.", ("check",)),
     "relaypacs_process_serving": ("1 while a process serves, else 0.", ("process",)),
     "relaypacs_process_cpu_seconds_total": ("Processor time used since the process started, in seconds.", ("process",)),
     "relaypacs_process_resident_bytes": ("Memory in use, in bytes, with what processes share.", ("process",)),
@@ -125,6 +128,7 @@ class NodeStates(Collector):
     def __init__(self, config: Config, jobs: JobTable, callers_open: Callable[[], int] | None = None) -> None:
         self._config = config
         self._callers_open = callers_open
+        self._readiness = Readiness(checks_of(config, jobs))
         self._jobs = jobs
         self._was_up = True
 
@@ -135,6 +139,9 @@ class NodeStates(Collector):
     def collect(self) -> Iterator[Metric]:
         """The gauges, now; job table counts may be some seconds old."""
         yield _gauge("relaypacs_build_info", {(__version__, platform.python_version()): 1})
+        ready, checks = self._readiness.look()
+        yield _gauge("relaypacs_ready", {(): ready})
+        yield _gauge("relaypacs_check_ok", {(name,): check.ok for name, check in checks.items()})
         run_dir = self._config.run_dir
         places = {run_dir / "alive" / name: name for name in process_names(self._config)}
         answers = alive.ask(places, wait_seconds=ANSWER_SECONDS)

@@ -11,6 +11,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from relaypacs.config import Config
 from relaypacs.sidecar.app import make_app
 from relaypacs.sidecar.checks import checks_of
@@ -19,13 +21,48 @@ from relaypacs.sidecar.metrics import registry_of
 from relaypacs.sidecar.server import Stop, serve
 
 
-def run(config: Config, *, listener: socket.socket, stop: Stop, callers_open: Callable[[], int] | None = None) -> None:
+def run(
+    config: Config,
+    *,
+    listener: socket.socket,
+    stop: Stop,
+    callers_open: Callable[[], int] | None = None,
+    follow: Callable[[Callable[[Config], Callable[[], None]]], None] | None = None,
+) -> None:
     """Serve on `listener` until `stop`. KeyError if PROMETHEUS_MULTIPROC_DIR is unset.
 
-    `callers_open`: how many calling AE titles have an association open now."""
+    `callers_open`: how many calling AE titles have an association open now. `follow` is given what prepares another
+    configuration while it runs, and returns what puts it in force."""
     metrics_dir = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     jobs = JobTable(config)
+
+    def made(config: Config) -> ASGIApp:
+        checks = checks_of(config, jobs)
+        registry = registry_of(config, jobs, metrics_dir, callers_open)
+        return make_app(checks, registry)
+
+    app = _Current(made(config))
+
+    def prepare(new: Config) -> Callable[[], None]:
+        renewed = made(new)
+        return lambda: app.take(renewed)
+
+    if follow is not None:
+        follow(prepare)
     try:
-        serve(make_app(checks_of(config, jobs), registry_of(config, jobs, metrics_dir, callers_open)), listener, stop)
+        serve(app, listener, stop)
     finally:
         jobs.close()
+
+
+class _Current:
+    """The application of the configuration in force; requests that run keep theirs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    def take(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
