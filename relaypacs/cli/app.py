@@ -114,10 +114,11 @@ def serve(
     """Run the node until SIGTERM or Ctrl-C."""
     from relaypacs.cli import settings
 
-    loaded = settings.load(config or context.obj)
+    place = settings.find(config or context.obj)
+    loaded, sources = settings.load_with_sources(place)
     from relaypacs.node import serve as serve_node
 
-    raise typer.Exit(serve_node(loaded, role=role.value))
+    raise typer.Exit(serve_node(loaded, role=role.value, place=place, sources=sources))
 
 
 @config_app.command("check")

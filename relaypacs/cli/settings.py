@@ -12,6 +12,7 @@ from relaypacs.errors import ConfigError, JobsError
 
 if TYPE_CHECKING:
     from relaypacs.config import Config, Destination
+    from relaypacs.config.files import Source
     from relaypacs.jobs.store import JobStore
 
 VARIABLE = "RELAYPACS_CONFIG"
@@ -43,6 +44,15 @@ def load(given: Path | None, *, secrets: bool = True) -> Config:
     from relaypacs.config import load_config
 
     return load_config(find(given), os.environ, secrets=secrets)
+
+
+def load_with_sources(place: Path) -> tuple[Config, list[Source]]:
+    """The configuration at `place` for a node, and the files it was loaded from. ConfigError with every problem."""
+    from relaypacs.config.files import read
+    from relaypacs.config.load import load_sources
+
+    sources = read(place)
+    return load_sources(sources, os.environ, place=str(place)), sources
 
 
 def destination_named(config: Config, name: str) -> Destination:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relaypacs.config.model import Config
+from relaypacs.errors import ConfigError
 
 WHOLE = frozenset({"caller", "destination", "rule"})
 """Lists that a running node takes as they are."""
@@ -46,7 +47,13 @@ _COUNTED_UNLESS_ZERO = frozenset({"max_connections", "max_connections_per_addres
 
 
 def taken(in_force: Config, new: Config) -> tuple[Config, list[str]]:
-    """What is in force when a running node has taken `new`, and the options (`[section] option`) that wait."""
+    """What is in force when a running node has taken `new`, and the options (`[section] option`) that wait.
+
+    ConfigError where a part can't wait: it would be another promise to a caller than the file makes.
+    """
+    if _staged(new) and not _staged(in_force):
+        # Receipts are given at a desk that is opened at the start, if there is such a caller.
+        raise ConfigError(['the first caller with ack = "staged" needs a restart of the node: nothing was changed'])
     sections: dict[str, object] = {}
     waiting: list[str] = []
     for name in Config.model_fields:
@@ -64,10 +71,6 @@ def taken(in_force: Config, new: Config) -> tuple[Config, list[str]]:
             else:
                 waiting.append(f"[{name}] {option}")
         sections[name] = before.model_copy(update=changes)
-    if _staged(new) and not _staged(in_force):
-        # Receipts are given at a desk that is opened with the first such caller.
-        waiting.append('[[caller]] ack = "staged"')
-        sections["caller"] = tuple(one.model_copy(update={"ack": "spooled"}) for one in new.caller)
     return in_force.model_copy(update=sections), waiting
 
 

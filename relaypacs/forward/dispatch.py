@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 
 from prometheus_client import Gauge
@@ -90,6 +90,8 @@ class Forwarder:
         self._connectivity = _Connectivity(self._kinds)
         self._jobs, self._source, self._wake, self._windows = jobs, source, wake, windows
         self._node, self._lease_seconds = node, lease_seconds
+        self._lock = threading.Lock()
+        self._leaving: Set[str] = set()
         self._crews = {one.name: self._crew(one, calling_ae) for one in destinations}
 
     def _crew(self, one: Destination, calling_ae: str) -> Crew:
@@ -124,27 +126,45 @@ class Forwarder:
 
     def prepare(self, destinations: Sequence[Destination], calling_ae: str) -> Callable[[], None]:
         """Make what these destinations need that is not there; ConfigError if credentials are not. What is returned
-        takes them over: crews of those that are gone or changed give back what they have not begun, then new ones
-        start. Those that are the same go on undisturbed. One thread calls this and that."""
+        takes them over: crews of those that changed give back what they have not begun, then new ones start. Those
+        that are the same go on undisturbed; those that are gone go on until `drop`. One thread calls this and that."""
         wanted = {one.name: one for one in destinations}
         same = {name for name, crew in self._crews.items() if name in wanted and crew.is_for(wanted[name], calling_ae)}
         made = {name: self._crew(one, calling_ae) for name, one in wanted.items() if name not in same}
 
         def take_over() -> None:
-            over = [crew for name, crew in self._crews.items() if name not in same]
-            for crew in over:
-                crew.order_stop()
-            deadline = time.monotonic() + CHANGE_SECONDS
-            for crew in over:
-                crew.join(deadline)
-            for name in self._crews.keys() - wanted.keys():
-                self._connectivity.forget(name)
-            self._kinds.update({name: str(wanted[name].kind) for name in made})
-            for crew in made.values():
-                crew.start()
-            self._crews = {name: made[name] if name in made else self._crews[name] for name in wanted}
+            with self._lock:
+                self._leaving = self._crews.keys() - wanted.keys()
+                over = [self._crews[name] for name in made if name in self._crews]
+                self._end(over)
+                self._kinds.update({name: str(wanted[name].kind) for name in made})
+                for crew in made.values():
+                    crew.start()
+                self._crews = {**self._crews, **made}
 
         return take_over
+
+    def drop(self, name: str) -> bool:
+        """Stop the workers of a destination that is gone; False if it is wanted again."""
+        with self._lock:
+            if name not in self._leaving:
+                return False
+            self._end([self._crews[name]])
+            self._crews = {other: crew for other, crew in self._crews.items() if other != name}
+            self._leaving -= {name}
+            self._connectivity.forget(name)
+        return True
+
+    def _end(self, crews: Sequence[Crew]) -> None:
+        for crew in crews:
+            crew.order_stop()
+        deadline = time.monotonic() + CHANGE_SECONDS
+        for crew in crews:
+            crew.join(deadline)
+
+    def destinations(self) -> tuple[str, ...]:
+        """Names of those there are workers for, those that are leaving too."""
+        return tuple(self._crews)
 
     def refused(self) -> dict[str, frozenset[Pair]]:
         """By destination, the (SOP class, transfer syntax) pairs that it was seen to refuse since the start."""

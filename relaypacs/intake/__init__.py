@@ -1,6 +1,6 @@
 """Intake: from the spool to the job table (see `reading`)."""
 
-from relaypacs.intake.arrival import ArrivalReader, CallerPolicy
+from relaypacs.intake.arrival import ArrivalOf, ArrivalReader, CallerPolicy
 from relaypacs.intake.reading import Intake
 
-__all__ = ["ArrivalReader", "CallerPolicy", "Intake"]
+__all__ = ["ArrivalOf", "ArrivalReader", "CallerPolicy", "Intake"]

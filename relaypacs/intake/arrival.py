@@ -92,6 +92,10 @@ def _end(said: Mapping[str, object], proposals: Mapping[str, object]) -> Associa
     )
 
 
+ArrivalOf: TypeAlias = Callable[[ObjectRecord, View], Arrival]
+"""What an `ArrivalReader` does."""
+
+
 class ArrivalReader:
     """Turns object records into arrivals, by the rules and the callers' policies it was made with."""
 

@@ -21,7 +21,7 @@ from prometheus_client import Counter, Histogram
 from relaypacs import log
 from relaypacs.errors import JobsError, RowsLost, SegmentGone, SpoolCorrupt
 from relaypacs.failpoint import reach
-from relaypacs.intake.arrival import ArrivalReader, association_ends
+from relaypacs.intake.arrival import ArrivalOf, association_ends
 from relaypacs.intake.studies import OpenStudies
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival, AssociationEnd
@@ -81,7 +81,7 @@ class Intake:
         node: str,
         reader: SpoolReader,
         jobs: JobStore,
-        arrival_of: ArrivalReader,
+        arrival_of: ArrivalOf,
         hints: HintReceiver,
         notify: Callable[[str], None],
         on_rows: Callable[[], None],

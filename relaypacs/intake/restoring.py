@@ -17,7 +17,7 @@ from crc32c import crc32c
 from relaypacs import log
 from relaypacs.dicom.part10 import read_file_head
 from relaypacs.errors import ObjectMissing, StagingError
-from relaypacs.intake.arrival import ArrivalReader
+from relaypacs.intake.arrival import ArrivalOf
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival
 from relaypacs.model import Committed, ObjectMeta, ObjectRecord
@@ -62,7 +62,7 @@ class Restorer:
         node: str,
         jobs: JobStore,
         staging: Staging,
-        arrival_of: ArrivalReader,
+        arrival_of: ArrivalOf,
         queue_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 from relaypacs.config import Config
 from relaypacs.intake import ArrivalReader, CallerPolicy
+from relaypacs.intake.arrival import View
+from relaypacs.jobs.values import Arrival
+from relaypacs.model import ObjectRecord
 from relaypacs.policy.admission import find_caller
 from relaypacs.policy.routing import Router
+
+
+class Arrivals:
+    """`arrival_reader` of the configuration in force: it may change between two batches of intake."""
+
+    def __init__(self, config: Config) -> None:
+        self._reader = arrival_reader(config)
+
+    def __call__(self, record: ObjectRecord, view: View) -> Arrival:
+        return self._reader(record, view)
+
+    def take(self, reader: ArrivalReader) -> None:
+        """Ask this one from now on."""
+        self._reader = reader
 
 
 def arrival_reader(config: Config) -> ArrivalReader:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from relaypacs import log
 from relaypacs.config import Config
 from relaypacs.errors import JobsError, RowsLost, StagingError
-from relaypacs.intake import ArrivalReader
+from relaypacs.intake import ArrivalOf
 from relaypacs.intake.restoring import QUEUE_SECONDS, Restorer, tell
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
@@ -34,7 +34,7 @@ class Recovery:
         *,
         jobs: JobStore,
         staging: Staging,
-        arrival_of: ArrivalReader,
+        arrival_of: ArrivalOf,
         joined: Joined,
         stop: Stop,
         notify: Callable[[str], None],

@@ -14,8 +14,10 @@ from relaypacs.forward.source import ByteSource
 from relaypacs.intake import Intake
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
-from relaypacs.node.arrivals import arrival_reader
+from relaypacs.node.arrivals import Arrivals
+from relaypacs.node.changes import Changes
 from relaypacs.node.identity import identity
+from relaypacs.node.orders import Prepare
 from relaypacs.node.recovery import Recovery
 from relaypacs.node.sharing import keeper_of, wake_of, windows_of
 from relaypacs.node.stores import StagingWatch, desk_of, is_shared, staging_of
@@ -28,8 +30,17 @@ _RETRY_SECONDS = 2.0
 _FORWARD_STOP_SECONDS = 10.0
 
 
-def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop: Stop) -> int:
-    """Run until `stop`. `alive(name)` marks this process (and, once the spool is read, intake) as serving."""
+def run_relay(
+    config: Config,
+    hash_key: bytes,
+    alive: Callable[[str], int],
+    stop: Stop,
+    follow: Callable[[Prepare], None] = lambda _: None,
+) -> int:
+    """Run until `stop`. `alive(name)` marks this process (and, once the spool is read, intake) as serving.
+
+    `follow` is given what prepares another configuration while it runs (`orders`).
+    """
     alive("relay")
     opened = _open_jobs(config, stop)
     if opened is None:
@@ -48,8 +59,8 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
             desk.rows_changed()
 
     def wake_all() -> None:
-        for destination in config.destination:
-            wake.notify(destination.name)
+        for name in forwarder.destinations():
+            wake.notify(name)
 
     watch = StagingWatch(config, on_look=wake_all)
 
@@ -58,7 +69,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         rows_changed.set()
         wake_all()
 
-    arrival_of = arrival_reader(config)
+    arrival_of = Arrivals(config)
     recovery = Recovery(
         config, jobs=jobs, staging=staging, arrival_of=arrival_of, joined=joined, stop=stop, notify=wake.notify
     )
@@ -92,12 +103,13 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
         standby_lag_seconds=config.jobs.standby_lag_seconds,
         on_trouble=watch.sweep_says,
     )
+    windows = windows_of(config, keeper)
     forwarder = Forwarder(
         config.destination,
         jobs=jobs,
         source=ByteSource(reader, staging),
         wake=wake,
-        windows=windows_of(config, keeper),
+        windows=windows,
         node=config.node.name,
         lease_seconds=config.jobs.lease_seconds,
         calling_ae=config.receive.ae_titles[0],
@@ -121,6 +133,7 @@ def run_relay(config: Config, hash_key: bytes, alive: Callable[[str], int], stop
     # Not waited for at the end: it may hang as long as the storage does.
     threading.Thread(target=watch.run, args=(stop.event,), name="staging-watch", daemon=True).start()
     forwarder.start()
+    follow(Changes(jobs=jobs, arrivals=arrival_of, forwarder=forwarder, windows=windows).prepare)
     for thread in threads:
         thread.start()
     stop.event.wait()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from relaypacs import alive, log
 from relaypacs.config import Config
 from relaypacs.errors import ConfigError
+from relaypacs.node.orders import Follower, Prepare
 from relaypacs.node.relay import run_relay
 from relaypacs.node.sharing import keeper_of, load
 from relaypacs.node.supervisor import Role, Stop
@@ -30,17 +32,24 @@ def alive_file(config: Config, name: str) -> Path:
 
 
 def receive_roles(
-    config: Config, listeners: Sequence[socket.socket], tls_listeners: Sequence[socket.socket] = (), *, limits: Limits
+    current: Callable[[], Config],
+    listeners: Sequence[socket.socket],
+    tls_listeners: Sequence[socket.socket] = (),
+    *,
+    limits: Limits,
 ) -> list[Role]:
     """The receive processes, all on the same listeners and under common limits. ConfigError if [tls] can't be used.
 
-    `limits` are shared memory, so made before the fork.
+    `current` is the configuration in force. `limits` are shared memory, so made before the fork.
     """
+    config = current()
     certificates = _certificates(config) if tls_listeners else None
     load(config)
 
     def run_in(slot: int, name: str) -> Callable[[Stop], int]:
         def run(stop: Stop) -> int:
+            config = current()
+            limits.receive = config.receive
             hints = HintSender(config.hint_socket)
             spool = SpoolWriter(
                 config.spool_dir,
@@ -66,6 +75,7 @@ def receive_roles(
                     stop=stop,
                     limits=share,
                     keeper=keeper,
+                    follow=partial(_follow, stop),
                 )
             finally:
                 if keeper is not None:
@@ -94,21 +104,31 @@ def _certificates(config: Config) -> Certificates:
         raise ConfigError([f"[tls] {problem}"]) from None
 
 
-def relay_role(config: Config, hash_key: bytes) -> Role:
+def relay_role(current: Callable[[], Config], hash_key: bytes) -> Role:
     """Intake, staging and forwarding in one process."""
-    return Role(
-        "relay",
-        lambda stop: run_relay(config, hash_key, lambda name: alive.serve(alive_file(config, name)), stop),
-        stops_after=1,
-        grace_seconds=_RELAY_GRACE_SECONDS,
-    )
+
+    def run(stop: Stop) -> int:
+        config = current()
+        return run_relay(
+            config, hash_key, lambda name: alive.serve(alive_file(config, name)), stop, partial(_follow, stop)
+        )
+
+    return Role("relay", run, stops_after=1, grace_seconds=_RELAY_GRACE_SECONDS)
 
 
-def sidecar_role(config: Config, listener: socket.socket, *, callers_open: Callable[[], int] | None = None) -> Role:
+def _follow(stop: Stop, prepare: Prepare) -> None:
+    """Have `prepare` called for each new configuration, from now on."""
+    if stop.channel is not None:
+        Follower(stop.channel, prepare).start()
+
+
+def sidecar_role(
+    current: Callable[[], Config], listener: socket.socket, *, callers_open: Callable[[], int] | None = None
+) -> Role:
     """Health and metrics."""
 
     def run(stop: Stop) -> int:
-        run_sidecar(config, listener=listener, stop=stop, callers_open=callers_open)
+        run_sidecar(current(), listener=listener, stop=stop, callers_open=callers_open, follow=partial(_follow, stop))
         return 0
 
     return Role("sidecar", run, stops_after=2, grace_seconds=_SIDECAR_GRACE_SECONDS)

@@ -10,12 +10,15 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from relaypacs import log
 from relaypacs.config import Config
+from relaypacs.config.files import Source
 from relaypacs.config.options import endpoint
 from relaypacs.errors import ConfigError, SpoolError, SpoolLocked
 from relaypacs.node.home import empty_run_dir, metrics_dir, prepare
+from relaypacs.node.reload import Configuration
 from relaypacs.node.supervisor import Role, supervise
 
 ROLES = ("all", "receive", "relay", "sidecar")
@@ -25,9 +28,11 @@ _OPEN_FILES = 65536
 """File descriptors asked for, as far as the hard limit goes: many systems start a service with 1024."""
 
 
-def serve(config: Config, *, role: str = "all") -> int:
+def serve(config: Config, *, role: str = "all", place: Path | None = None, sources: Sequence[Source] = ()) -> int:
     """Run the node (or one role of it) until SIGTERM or SIGINT. Returns the exit code.
 
+    `sources`, read from `place`, are what `config` was loaded from: they are read again when they change, and on
+    SIGHUP. Without `place` the configuration stays as it is.
     ConfigError where a folder, a port or the spool's lock is not to be had; nothing has been started then.
     """
     _raise_open_files()
@@ -62,6 +67,11 @@ def serve(config: Config, *, role: str = "all") -> int:
 
     if "relay" in wanted and (misplaced := residency_problem(config)):
         raise ConfigError([misplaced])
+    configuration = Configuration(config, place, sources, role=role) if place is not None else None
+
+    def current() -> Config:
+        return configuration.config if configuration is not None else config
+
     found: list[Role] = []
     listeners: list[socket.socket] = []
     callers_open: Callable[[], int] | None = None
@@ -72,19 +82,19 @@ def serve(config: Config, *, role: str = "all") -> int:
         limits = Limits(receive, receive.processes)
         plain_listeners = [_listen(host, port, "[receive]", plain + tls) for host, port in plain]
         tls_listeners = [_listen(host, port, "[tls]", plain + tls) for host, port in tls]
-        found += roles.receive_roles(config, plain_listeners, tls_listeners, limits=limits)
+        found += roles.receive_roles(current, plain_listeners, tls_listeners, limits=limits)
         callers_open = limits.callers_open
         listeners = plain_listeners + tls_listeners
     if "relay" in wanted:
-        found.append(roles.relay_role(config, hash_key))
+        found.append(roles.relay_role(current, hash_key))
     if "sidecar" in wanted:
         listener = _listen(config.sidecar.host, config.sidecar.port, "[sidecar]")
-        found.append(roles.sidecar_role(config, listener, callers_open=callers_open))
+        found.append(roles.sidecar_role(current, listener, callers_open=callers_open))
     gc.collect()
     gc.freeze()  # what is loaded now stays shared between the processes
     sys.stdout.flush()
     try:
-        return supervise(found, on_stop=lambda: _refuse(listeners))
+        return supervise(found, on_stop=lambda: _refuse(listeners), configuration=configuration)
     finally:
         if role == "all":
             shutil.rmtree(metrics, ignore_errors=True)

@@ -49,4 +49,14 @@ def windows_of(config: Config, keeper: Keeper | None) -> Windows:
     """Windows of destinations."""
     if keeper is None:
         return LocalWindows()
-    return SharedWindows(keeper, {one.name: one.associations_all_nodes for one in config.destination})
+    return SharedWindows(keeper, _bounds(config))
+
+
+def rebound(windows: Windows, config: Config) -> None:
+    """Bound windows as another configuration says."""
+    if isinstance(windows, SharedWindows):
+        windows.bound(_bounds(config))
+
+
+def _bounds(config: Config) -> dict[str, int]:
+    return {one.name: one.associations_all_nodes for one in config.destination}

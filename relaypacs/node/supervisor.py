@@ -16,8 +16,15 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from relaypacs import log
+from relaypacs.node import orders
+
+if TYPE_CHECKING:
+    import socket
+
+    from relaypacs.node.reload import Configuration
 
 _SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -32,7 +39,9 @@ EXIT_CRASHED = 70  # EX_SOFTWARE, sysexits.h
 class Stop:
     """The order to stop, as an event for threads and a readable descriptor for selectors. One per child."""
 
-    def __init__(self) -> None:
+    def __init__(self, channel: socket.socket | None = None) -> None:
+        """`channel`: where the supervisor tells of a new configuration (`orders`)."""
+        self.channel = channel
         self.event = threading.Event()
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -62,6 +71,7 @@ class Role:
 class _Child:
     role: Role
     pid: int = 0
+    channel: socket.socket | None = None
     started: float = 0.0
     wait: float = 0.0
     restart_at: float | None = None
@@ -72,10 +82,12 @@ def supervise(
     *,
     patience_seconds: float = PATIENCE_SECONDS,
     on_stop: Callable[[], None] = lambda: None,
+    configuration: Configuration | None = None,
 ) -> int:
     """Run every role in a process of its own until SIGTERM or SIGINT. Returns 0, or 1 if a child had to be killed.
 
-    `on_stop` is called once, before the children are told to stop.
+    `on_stop` is called once, before the children are told to stop. `configuration` is looked at anew on SIGHUP, and
+    when it is due; without one SIGHUP means nothing.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     children = [_Child(role) for role in roles]
@@ -83,26 +95,45 @@ def supervise(
         _fork(child)
     log.event(log.INFO, "node-started", f"{len(children)} processes", processes={c.role.name: c.pid for c in children})
     while True:
-        waits = [child.restart_at for child in children if child.restart_at is not None]
-        caught = signal.sigtimedwait(_SIGNALS, max(0.0, min(waits) - time.monotonic())) if waits else None
+        waits = [child.restart_at - time.monotonic() for child in children if child.restart_at is not None]
+        if configuration is not None:
+            waits.append(configuration.wait_seconds())
+        caught = signal.sigtimedwait(_SIGNALS, max(0.0, min(waits))) if waits else None
         signum = signal.sigwait(_SIGNALS) if not waits else caught.si_signo if caught else 0
         if signum in (signal.SIGTERM, signal.SIGINT):
             on_stop()
             return _stop(children, patience_seconds)
         _reap(children)
+        if configuration is not None and (signum == signal.SIGHUP or configuration.is_due()):
+            _reload(children, configuration)
         for child in children:
             if child.restart_at is not None and child.restart_at <= time.monotonic():
                 _fork(child)
 
 
+def _reload(children: Sequence[_Child], configuration: Configuration) -> None:
+    channels = {child.role.name: child.channel for child in children if child.pid and child.channel is not None}
+    lost = configuration.look(channels)
+    for child in children:
+        if child.role.name in lost and child.pid:
+            log.event(log.ERROR, "process-killed", f"{child.role.name} did not take the configuration; started again")
+            os.kill(child.pid, signal.SIGKILL)
+
+
 def _fork(child: _Child) -> None:
     child.restart_at, child.started = None, time.monotonic()
     supervisor = os.getpid()
+    if child.channel is not None:
+        child.channel.close()
+    child.channel, end = orders.pair()
     child.pid = os.fork()
-    if child.pid == 0:
+    if child.pid:
+        end.close()
+    else:
         code = EXIT_CRASHED
         try:
-            code = _run(child.role, supervisor)
+            child.channel.close()  # the supervisor's end: with it nobody would see that it is gone
+            code = _run(child.role, supervisor, end)
         except BaseException as crash:
             _tell_crash(child.role.name, crash)
         finally:
@@ -110,8 +141,8 @@ def _fork(child: _Child) -> None:
             os._exit(code)
 
 
-def _run(role: Role, supervisor: int) -> int:
-    stop = Stop()
+def _run(role: Role, supervisor: int, channel: socket.socket) -> int:
+    stop = Stop(channel)
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     # A terminal sends SIGINT and SIGHUP to the whole group; the supervisor decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

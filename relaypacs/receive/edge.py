@@ -36,7 +36,7 @@ from relaypacs.receive.request import decide, overload, tell_broken, tell_reject
 from relaypacs.receive.room import Room
 from relaypacs.receive.running import Running
 from relaypacs.receive.serving import Serving
-from relaypacs.receive.waiting import Phase, Queues, Waiting, spoken
+from relaypacs.receive.waiting import Phase, Queues, Waiting, spoken, timeouts_of
 
 CONNECTIONS_OPEN = Gauge(
     "relaypacs_connections_open", "Connections open now, with or without association.", multiprocess_mode="livesum"
@@ -76,12 +76,8 @@ class Edge:
         self._callers = callers
         self._certificates = certificates
         self._opening = Opening(room.receive.proxy_from, certificates)
-        self._timeouts = {
-            Phase.HEADER: room.receive.association_request_timeout_seconds,
-            Phase.HANDSHAKE: tls_handshake_timeout_seconds,
-            Phase.REQUEST: room.receive.association_request_timeout_seconds,
-            Phase.REFUSED: room.receive.release_timeout_seconds,
-        }
+        self._timeouts = {Phase.HANDSHAKE: tls_handshake_timeout_seconds, **timeouts_of(room.receive)}
+        self._renewed: tuple[Room, Sequence[Caller]] | None = None
         self._secure = 0
         self._selector = selectors.DefaultSelector()
         self._doors = Doors(self._selector, listeners, tls_listeners, room.limits.has_most)
@@ -100,7 +96,9 @@ class Edge:
         if self._certificates is not None:
             self._certificates.begin(time.monotonic())
         while not self._room.stopping():
-            for key, _ in self._selector.select(self._patience()):
+            ready = self._selector.select(self._patience())
+            self._take_renewed()
+            for key, _ in ready:
                 if isinstance(key.data, Waiting):
                     self._readable(key.data)
                 elif isinstance(key.data, Door):
@@ -110,6 +108,15 @@ class Edge:
             self._close(waiting)
         self._doors.close()
         self._selector.close()
+
+    def renew(self, room: Room, callers: Sequence[Caller]) -> None:
+        """From another thread: use these for whatever comes next; associations that run keep what they have."""
+        self._renewed = room, callers
+
+    def _take_renewed(self) -> None:
+        if self._renewed is not None:
+            (self._room, self._callers), self._renewed = self._renewed, None
+            self._timeouts |= timeouts_of(self._room.receive)
 
     def drain(self, grace_seconds: float) -> bool:
         """After `run`: wait for associations to end; abort those that have not after the grace. Whether all ended."""

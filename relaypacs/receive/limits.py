@@ -127,6 +127,10 @@ class Share:
     def __init__(self, limits: Limits, slot: int) -> None:
         self._limits, self._slot = limits, slot
 
+    def renew(self, receive: Receive) -> None:
+        """Count against these limits from now on; what none was for stays so (`config.change`)."""
+        self._limits.receive = receive
+
     def connect(self, host: str) -> str | None:
         """Count a connection from this numeric address, or the word for why not."""
         return self._take(self._connection(host))

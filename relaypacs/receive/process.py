@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from relaypacs import log
 from relaypacs.config.model import Caller, Config
 from relaypacs.config.secrets import Credentials, caller_credentials
-from relaypacs.dicom.contexts import storage_offer
+from relaypacs.dicom.contexts import Offer, storage_offer
 from relaypacs.errors import ConfigError
 from relaypacs.policy.rights import offer_to
 from relaypacs.policy.takers import Takers
@@ -60,25 +61,21 @@ def run(
     stop: StopOrder,
     limits: Share | None = None,
     keeper: Keeper | None = None,
+    follow: Callable[[Callable[[Config], Callable[[], None]]], None] | None = None,
 ) -> None:
     """Receive on `listeners` and `tls_listeners` (bound, listening; closed at the end) into `spool` until `stop`.
 
     `certificates` are those of [tls], for `tls_listeners`.
     `limits` is this process's share of the node's; none: it is the only one. `keeper` asks Redis for the limits that
-    nodes share; none: there are no others. The spool writer stays open: the caller
+    nodes share; none: there are no others. `follow` is given what prepares another configuration while it runs, and
+    returns what puts it in force. The spool writer stays open: the caller
     closes it afterwards.
     """
     receive, share = config.receive, limits or Limits(config.receive).join()
-    offer = storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes)
     room = Room(
         receive=receive,
-        offers={caller: offer_to(caller, offer) for caller in config.caller},
-        takers=Takers(
-            config.rule,
-            config.routing.default,
-            config.destination,
-            ae_titles_case_sensitive=receive.ae_titles_case_sensitive,
-        ),
+        offers=_offers(config),
+        takers=_takers(config),
         credentials=_credentials(config.caller),
         limits=share,
         shared=SharedLimits(config.redis, keeper, share, receive.processes),
@@ -98,6 +95,24 @@ def run(
         certificates=certificates,
         tls_handshake_timeout_seconds=config.tls.handshake_timeout_seconds,
     )
+
+    def prepare(new: Config) -> Callable[[], None]:
+        renewed = replace(
+            room,
+            receive=new.receive,
+            offers=_offers(new),
+            takers=_takers(new),
+            credentials=_credentials(new.caller),
+        )
+
+        def take() -> None:
+            share.renew(new.receive)
+            edge.renew(renewed, new.caller)
+
+        return take
+
+    if follow is not None:
+        follow(prepare)
     if not config.caller:
         log.event(log.WARNING, "nobody-admitted", "no [[caller]] is configured: every association will be rejected")
     room.association_log.start()
@@ -105,6 +120,23 @@ def run(
     if not edge.drain(receive.grace_seconds):
         log.event(log.ERROR, "associations-left", "some associations did not end in time")
     room.association_log.close()
+
+
+def _offers(config: Config) -> dict[Caller, Offer]:
+    """What each caller may use."""
+    receive = config.receive
+    offer = storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes)
+    return {caller: offer_to(caller, offer) for caller in config.caller}
+
+
+def _takers(config: Config) -> Takers:
+    """What of it the callers' destinations take."""
+    return Takers(
+        config.rule,
+        config.routing.default,
+        config.destination,
+        ae_titles_case_sensitive=config.receive.ae_titles_case_sensitive,
+    )
 
 
 def _credentials(callers: Sequence[Caller]) -> dict[Caller, Credentials]:

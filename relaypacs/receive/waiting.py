@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from relaypacs.config.model import Receive
 from relaypacs.policy.admission import Peer
 from relaypacs.upper.tls import Channel
 
@@ -27,6 +28,15 @@ class Phase(IntEnum):
     """Its A-ASSOCIATE-RQ."""
     REFUSED = 3
     """Its close: it has had its answer (ARTIM, PS3.8 9.1.5)."""
+
+
+def timeouts_of(receive: Receive) -> dict[Phase, float]:
+    """How long a connection waits in each phase, in seconds; [tls] says it of the handshake."""
+    return {
+        Phase.HEADER: receive.association_request_timeout_seconds,
+        Phase.REQUEST: receive.association_request_timeout_seconds,
+        Phase.REFUSED: receive.release_timeout_seconds,
+    }
 
 
 @dataclass(eq=False, slots=True)

@@ -68,6 +68,10 @@ class SharedWindows:
         self._lock = threading.Lock()
         self._mine: Counter[str] = Counter()
 
+    def bound(self, most: Mapping[str, int]) -> None:
+        """Other bounds from now on; who holds a place keeps it."""
+        self._most = most
+
     def acquire(self, destination: str, *, waits: bool = False) -> Place | None:
         """See `Windows`."""
         most = self._most.get(destination, 0)
