@@ -92,12 +92,12 @@ class ReceiptAsker:
         try:
             with socket_address(self._path) as place:
                 made.connect(place)
-        except OSError:
+            threading.Thread(target=self._listen, args=(made,), name="receipts", daemon=True).start()
+        except (OSError, RuntimeError):  # nobody is there, or there are no more threads
             made.close()
             return
         self._socket = made
         self._connections += 1
-        threading.Thread(target=self._listen, args=(made,), name="receipts", daemon=True).start()
 
     def _listen(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):

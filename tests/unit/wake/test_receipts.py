@@ -105,3 +105,12 @@ def test_each_gets_its_own_answer(desk: Desk, asker: ReceiptAsker) -> None:
     for thread in threads:
         thread.join()
     assert given == {number: number % 2 == 0 for number in range(40)}
+
+
+def test_a_process_out_of_threads_asks_again_when_there_are_some(desk: Desk, asker: ReceiptAsker) -> None:
+    usual = threading.stack_size(1 << 46)  # more than there is: no thread can begin
+    try:
+        assert not asker.wait(HERE, "1.2.3", 0.05)
+    finally:
+        threading.stack_size(usual)
+    assert asker.wait(HERE, "1.2.3", 10.0)
