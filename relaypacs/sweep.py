@@ -130,6 +130,7 @@ class Sweep:
     def run(self) -> None:
         """Sweep after each nudge, once the hot time is over, until nothing is left; look every minute besides."""
         failing = False
+        _TROUBLE.set(0)
         while not self._stopped.is_set():
             came_late = self._nudged.is_set()
             self._nudged.clear()
