@@ -13,6 +13,7 @@ from relaypacs.errors import ConfigError
 WHOLE = frozenset({"caller", "destination", "rule"})
 """Lists that a running node takes as they are."""
 OPTIONS: Mapping[str, frozenset[str]] = {
+    "sidecar": frozenset({"token", "max_requests_per_minute"}),
     "node": frozenset({"profile", "allow_plaintext"}),
     "log": frozenset({"level", "format"}),
     "routing": frozenset({"default"}),

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relaypacs.config.environment import overlooked
-from relaypacs.config.model import Caller, Config, Destination, Receive, Rule, Sidecar, Staging
+from relaypacs.config.model import Caller, Config, Destination, Node, Receive, Rule, Sidecar, Staging
 from relaypacs.config.places import Location, Places, Problem
 from relaypacs.config.problems import names_of
-from relaypacs.config.profiles import is_loopback, refusals
+from relaypacs.config.profiles import STRICT, is_loopback, refusals
 from relaypacs.config.secrets import caller_credentials, credentials, storage_keys
 from relaypacs.errors import ConfigError
 
@@ -45,6 +45,7 @@ def problems(
         yield from _unknown(_texts(raw["rule"][number], "to"), ("rule", number, "to"), known)
     yield from _unknown(_texts(raw.get("routing"), "default"), ("routing", "default"), known)
     yield from _clashing(good["receive"], good["sidecar"])
+    yield from _open_sidecar(good["node"], good["sidecar"])
     if good["receive"] and good["tls"] and not good["receive"].plain and not good["tls"].listen:
         yield Problem(("receive", "plain"), "nobody could send: give [tls] listen, or leave plain = true")
     yield from _same_folder(good)
@@ -157,6 +158,18 @@ def _unknown(names: Iterable[str], at: Location, known: list[str]) -> Iterator[P
             close = difflib.get_close_matches(name, known, n=1)
             mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none yet'}"
             yield Problem(at, f"no [[destination]] is named {name[:64]!r}; {mend}")
+
+
+def _open_sidecar(node: Node | None, sidecar: Sidecar | None) -> Iterator[Problem]:
+    """Metrics that everybody can read; a strict profile has its own word for it."""
+    if node is None or sidecar is None or node.profile in STRICT or "sidecar" in node.allow_plaintext:
+        return
+    if not (is_loopback(sidecar.host) or sidecar.token.get_secret_value() or sidecar.certificate):
+        yield Problem(
+            ("sidecar", "host"),
+            "others could read this without showing anything: write 127.0.0.1, give `token` or `certificate`, or name "
+            '"sidecar" in [node] allow_plaintext where only the cluster reaches it',
+        )
 
 
 def _clashing(receive: Receive | None, sidecar: Sidecar | None) -> Iterator[Problem]:

@@ -15,10 +15,8 @@ from pydantic import BeforeValidator, Field
 from relaypacs.config.destination import Destination
 from relaypacs.config.options import (
     Folder,
-    Host,
     Name,
     Pattern,
-    Port,
     Seconds,
     Tag,
     lower_case,
@@ -27,6 +25,7 @@ from relaypacs.config.reception import Caller, Receive
 from relaypacs.config.redis import Redis
 from relaypacs.config.section import Section
 from relaypacs.config.sentry import Sentry
+from relaypacs.config.sidecar import Sidecar
 from relaypacs.config.stores import Jobs, Staging
 from relaypacs.config.tls import Tls
 
@@ -136,13 +135,6 @@ class Routing(Section):
     study_quiet_seconds: Seconds = Field(
         60.0, description="A study of which nothing came or is owed for so long is said to be complete, in seconds."
     )
-
-
-class Sidecar(Section):
-    """[sidecar]: health and metrics over HTTP."""
-
-    host: Host = Field("127.0.0.1", description="Address to listen on.")
-    port: Port = Field(8080, description="TCP port.")
 
 
 class Config(Section):

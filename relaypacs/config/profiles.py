@@ -120,10 +120,11 @@ def _caller(one: Caller, at: Location, environ: Mapping[str, str]) -> Iterator[P
 
 
 def _sidecar(sidecar: Sidecar | None, allowed: frozenset[str]) -> Iterator[Problem]:
-    if sidecar is not None and "sidecar" not in allowed and not is_loopback(sidecar.host):
+    if sidecar is not None and not (sidecar.certificate or "sidecar" in allowed or is_loopback(sidecar.host)):
         yield Problem(
             ("sidecar", "host"),
-            'is public: write 127.0.0.1, or name "sidecar" in [node] allow_plaintext where only the cluster reaches it',
+            "is public: write 127.0.0.1, give `certificate`, or name "
+            '"sidecar" in [node] allow_plaintext where only the cluster reaches it',
         )
 
 

@@ -17,6 +17,7 @@ from relaypacs.node.supervisor import Role, Stop
 from relaypacs.receive.certificates import Certificates
 from relaypacs.receive.limits import Limits
 from relaypacs.receive.process import run as run_receive
+from relaypacs.sidecar.https import Https
 from relaypacs.sidecar.process import run as run_sidecar
 from relaypacs.spool.writer import SpoolWriter
 from relaypacs.upper.tls import TlsFailed
@@ -125,7 +126,12 @@ def _follow(stop: Stop, prepare: Prepare) -> None:
 def sidecar_role(
     current: Callable[[], Config], listener: socket.socket, *, callers_open: Callable[[], int] | None = None
 ) -> Role:
-    """Health and metrics."""
+    """Health and metrics. ConfigError if its certificate can't be used."""
+    try:
+        if current().sidecar.certificate:
+            Https(current().sidecar)
+    except TlsFailed as problem:
+        raise ConfigError([f"[sidecar] {problem}"]) from None
 
     def run(stop: Stop) -> int:
         run_sidecar(current(), listener=listener, stop=stop, callers_open=callers_open, follow=partial(_follow, stop))

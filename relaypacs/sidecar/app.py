@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from relaypacs import log
+from relaypacs.sidecar.gate import TRUSTED, Gate
 from relaypacs.sidecar.probe import NoAnswer, Probe
 
 CHECK_DEADLINE_SECONDS = 2.0
@@ -30,6 +31,7 @@ CHECK_DEADLINE_SECONDS = 2.0
 CHECK_FRESH_SECONDS = 0.5
 """How long a check's answer is given again: bounds what frequent probes cost."""
 
+_HSTS = b"max-age=31536000; includeSubDomains"  # RFC 6797
 _PATHS = ("/healthz", "/readyz", "/metrics")
 _REQUESTS = Counter(
     "http_requests_total", "Requests answered by the sidecar, by method, path and status.", ["method", "path", "status"]
@@ -49,25 +51,31 @@ class Check:
     needed: bool = True
 
 
-def make_app(checks: Mapping[str, Callable[[], Check]], registry: CollectorRegistry) -> Starlette:
+def make_app(
+    checks: Mapping[str, Callable[[], Check]],
+    registry: CollectorRegistry,
+    *,
+    token: str = "",
+    requests_per_minute: int = 0,
+) -> Starlette:
     """The application. `checks` by the name `/readyz` shows them under; each is called in a thread, one at a time.
 
     A check that raises or doesn't return within `CHECK_DEADLINE_SECONDS` counts as needed and not ok.
+    `token`, `requests_per_minute`: as `gate.Gate` takes them.
     """
     readiness = Readiness(checks)
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    def readyz(_request: Request) -> Response:
+    def readyz(request: Request) -> Response:
         ready, answers = readiness.look()
-        body = {
-            "status": "ready" if ready else "not ready",
-            "checks": {
+        body: dict[str, object] = {"status": "ready" if ready else "not ready"}
+        if request.scope[TRUSTED]:
+            body["checks"] = {
                 name: {"ok": check.ok, "needed": check.needed, "reason": check.reason}
                 for name, check in answers.items()
-            },
-        }
+            }
         return JSONResponse(body, status_code=200 if ready else 503)
 
     def metrics(request: Request) -> Response:
@@ -76,7 +84,7 @@ def make_app(checks: Mapping[str, Callable[[], Check]], registry: CollectorRegis
 
     return Starlette(
         routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)],
-        middleware=[Middleware(_Watched)],
+        middleware=[Middleware(_Watched), Middleware(Gate, token=token, requests_per_minute=requests_per_minute)],
         exception_handlers={HTTPException: _refusal},
     )
 
@@ -150,6 +158,8 @@ class _Watched:
                     (b"cache-control", b"no-store"),
                     (b"x-content-type-options", b"nosniff"),
                 ]
+                if scope["scheme"] == "https":
+                    message["headers"].append((b"strict-transport-security", _HSTS))
             await send(message)
 
         _IN_PROGRESS.inc()

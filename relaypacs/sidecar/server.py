@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -93,8 +94,15 @@ class QuietServer(Server):
         yield
 
 
-def serve(app: ASGIApp, listener: socket.socket, stop: Stop, protocol: type[BoundedHttp] = BoundedHttp) -> None:
-    """Answer requests on `listener` until `stop`; running answers then have `GRACE_SECONDS`."""
+def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    stop: Stop,
+    protocol: type[BoundedHttp] = BoundedHttp,
+    *,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Answer requests on `listener` (with `tls`: HTTPS) until `stop`; running answers then have `GRACE_SECONDS`."""
     _quiet_library_logs()
     config = Config(
         app,
@@ -113,6 +121,7 @@ def serve(app: ASGIApp, listener: socket.socket, stop: Stop, protocol: type[Boun
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
     QuietServer(config, stop).run(sockets=[listener])
 

@@ -88,7 +88,6 @@ def test_what_is_strict_is_not_refused(refused):
         (S3 + 'encryption = "none"\n', {}, "[staging] encryption: production refuses this: none leaves"),
         (S3 + 'endpoint = "http://minio.example:9000"\n', {}, "[staging] endpoint: production refuses this: is not"),
         (S3, {"MINIO_ACCESS_KEY": "minioadmin", "MINIO_SECRET_KEY": "minioadmin"}, "MINIO_SECRET_KEY is a default"),
-        ("[sidecar]\nhost = '0.0.0.0'\n", {}, "[sidecar] host: production refuses this: is public"),
         ("", {"REDIS_URL": f"redis://:{GOOD}@r.example"}, "REDIS_URL: production refuses this: is not encr"),
         ("", {"REDIS_URL": "rediss://r.example"}, "has no password"),
         ("", {"REDIS_URL": "rediss://:redis@r.example"}, "its password is a default"),
@@ -161,3 +160,20 @@ def test_what_is_not(secret):
 
 def test_the_name_of_the_user_is_no_password():
     assert weakness("ct1-scanner-42", "ct1-scanner")
+
+
+def test_a_public_sidecar_is_closed_in_every_profile(refused):
+    public = "[sidecar]\nhost = '0.0.0.0'\n"
+    token = {"RELAYPACS_SIDECAR__TOKEN": "f3b1c2d4e5f60718293a4b5c"}
+    for profile in ("development", "staging"):
+        (one,) = refused(public, {}, profile)
+        assert "[sidecar] host: others could read this without showing anything: write 127.0.0.1, give" in one
+        assert refused(public, token, profile) == []
+        assert refused(public + "certificate = '/etc/tls.pem'\n", {}, profile) == []
+    for profile in ("production", "dr"):
+        (one,) = refused(public, token, profile)
+        assert f"[sidecar] host: {profile} refuses this: is public: write 127.0.0.1, give `certificate`" in one
+        assert refused(public + "certificate = '/etc/tls.pem'\n", token, profile) == []
+    (one,) = refused("", {"RELAYPACS_SIDECAR__TOKEN": "hunter2"}, "development")
+    assert "write at least 16 ASCII characters" in one
+    assert "hunter2" not in one

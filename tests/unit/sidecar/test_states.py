@@ -248,7 +248,12 @@ def test_the_process_as_the_node_runs_it(folder: Path) -> None:
                 time.sleep(0.6)
                 status, _, body = ask(port, "/readyz")
                 assert status == 200, body
-                assert set(json.loads(body)["checks"]) == {*NODE_CHECKS, "destination/pacs", "destination/archive"}
+                assert set(json.loads(body)["checks"]) == {
+                    *NODE_CHECKS,
+                    "configuration",
+                    "destination/pacs",
+                    "destination/archive",
+                }
             ask(port, "/metrics")
             metrics = ask(port, "/metrics")[2].decode()
         finally:
