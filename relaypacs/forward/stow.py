@@ -27,6 +27,9 @@ from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope
 from relaypacs.policy.outcome import CORRUPT, STORED_UNDER_ANOTHER_UID, http_refusal, http_trouble, stow_outcome
 
 _PIECE_BYTES = 1 << 20
+TRACE_HEADER = "X-Trace-Id"
+"""The trace ids of our log lines (the associations the objects came in), so that the peer's log can be matched."""
+_MOST_TRACES = 8
 _REFUSED_IN_A_ROW = 3
 """So many requests of one instance refused without a listing: it is the destination, not the instances."""
 
@@ -135,6 +138,7 @@ class StowSender:
                 "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
                 "Content-Length": str(length),
                 "Accept": "application/dicom+json",
+                TRACE_HEADER: ", ".join(list(dict.fromkeys(one.association_id for one, _ in group))[:_MOST_TRACES]),
             },
             body=body,
             limit_bytes=limit_bytes(len(group)),

@@ -183,6 +183,7 @@ def test_requests_are_shared_out_and_use_one_connection() -> None:
         request = peer.requests[0]
         assert request.path == "/rs/studies"
         assert request.headers["Accept"] == "application/dicom+json"
+        assert request.headers["X-Trace-Id"] == "association"
         assert request.headers["Content-Type"].startswith('multipart/related; type="application/dicom"; boundary=')
         assert "Transfer-Encoding" not in request.headers
         sent = [file for one in peer.requests for file in one.files]
