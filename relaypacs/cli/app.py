@@ -19,6 +19,7 @@ import typer
 from relaypacs import __version__
 from relaypacs.cli import (
     association_commands,
+    config_commands,
     destination_commands,
     node_commands,
     operate_commands,
@@ -36,9 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: half the start-up time, and errors are one sentence
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
 db_app = typer.Typer(help="Look after the job table.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(config_app, name="config")
+app.add_typer(config_commands.app, name="config")
 app.add_typer(db_app, name="db")
 if find_spec("relaypacs.cli.spool") is not None:
     app.add_typer(import_module("relaypacs.cli.spool").app, name="spool")
@@ -119,27 +119,6 @@ def serve(
     from relaypacs.node import serve as serve_node
 
     raise typer.Exit(serve_node(loaded, role=role.value, place=place, sources=sources))
-
-
-@config_app.command("check")
-def config_check(context: typer.Context, config: ConfigOption = None) -> None:
-    """Name every mistake of the configuration, with its place and the mend."""
-    from relaypacs.cli import configuration
-
-    raise typer.Exit(configuration.check(config or context.obj))
-
-
-@config_app.command("show")
-def config_show(
-    context: typer.Context,
-    config: ConfigOption = None,
-    changed: Annotated[bool, typer.Option("--changed", help="Only what differs from the defaults.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the configuration in force: file, environment and defaults; secrets masked."""
-    from relaypacs.cli import configuration
-
-    raise typer.Exit(configuration.show(config or context.obj, changed=changed, as_json=as_json))
 
 
 @app.command()

@@ -97,8 +97,7 @@ def remove(
         say.out(f"Would remove caller[{found[0] + 1}] {title!r} from {change.path}.")
         return 0
     meant = config.model_copy(update={"caller": _except(config.caller, found[0])})
-    editing.tell_written(change, editing.write(change, path, environ, meant))
-    return 0
+    return editing.finish(change, editing.write(change, path, environ, meant), path, config.run_dir)
 
 
 def _except(callers: Sequence[Caller], number: int) -> tuple[Caller, ...]:
@@ -118,8 +117,7 @@ def _append(
         return 0
     kept = editing.write(change, path, environ, meant)
     say.out(text)
-    editing.tell_written(change, kept)
-    return 0
+    return editing.finish(change, kept, path, config.run_dir)
 
 
 def admits(
@@ -182,7 +180,7 @@ def entry(row: AssociationRow, config: Config, network: str | None) -> dict[str,
         raise ConfigError(["write --network as a CIDR network such as 10.20.0.0/16, or an address"]) from None
     sensitive = config.receive.ae_titles_case_sensitive
     if find_caller(config.caller, title, case_sensitive=sensitive, peer_host=address.partition("/")[0]) is not None:
-        raise ConfigError([f"a [[caller]] admits {title} from {address} already; restart the node if it is new"])
+        raise ConfigError([f"a [[caller]] admits {title} from {address} already"])
     known = find_caller(config.caller, title, case_sensitive=sensitive)
     rights = known.model_dump(mode="json", exclude_defaults=True) if known is not None else {}
     return {"ae_title": title, "networks": [address]} | {

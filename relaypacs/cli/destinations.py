@@ -56,11 +56,11 @@ def add(
         return 0
     kept = editing.write(change, path, environ, meant)
     say.out(text)
-    editing.tell_written(change, kept)
+    code = editing.finish(change, kept, path, config.run_dir)
     if not everything and not _named_by(config, given["name"]):
         say.tell(f'No rule sends there yet: add "{given["name"]}" to `to` of a [[rule]], or to [routing] default.')
     say.tell(f"Try it: relaypacs destination test {given['name']}")
-    return 0
+    return code
 
 
 def remove(config: Config, path: Path, name: str, *, dry_run: bool, environ: Mapping[str, str]) -> int:
@@ -78,8 +78,7 @@ def remove(config: Config, path: Path, name: str, *, dry_run: bool, environ: Map
         return 0
     left = (*config.destination[:number], *config.destination[number + 1 :])
     kept = editing.write(change, path, environ, config.model_copy(update={"destination": left}))
-    editing.tell_written(change, kept)
-    return 0
+    return editing.finish(change, kept, path, config.run_dir)
 
 
 def _owed(config: Config, name: str) -> str:

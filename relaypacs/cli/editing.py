@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relaypacs.cli import say
+from relaypacs.cli import reloading, say
 from relaypacs.config import Config
 from relaypacs.config.files import Source, read
 from relaypacs.config.load import load_sources
@@ -110,6 +110,22 @@ def write(change: Change, place: Path, environ: Mapping[str, str], meant: Config
     return kept
 
 
+def replace(path: Path, text: str) -> Path | None:
+    """Let the file hold this text, in one step. Returns where it is kept as it was; None if it is new."""
+    path = path.resolve()
+    there = path.exists()
+    draft = _draft(path, Change(path, "" if there else None, text))
+    try:
+        kept = keep(path) if there else None
+        if there:
+            shutil.copymode(path, draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return kept
+
+
 def keep(path: Path) -> Path:
     """Copy the file beside itself, under a name that is free; returns that."""
     when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -122,10 +138,10 @@ def keep(path: Path) -> Path:
     raise AssertionError
 
 
-def tell_written(change: Change, kept: Path | None) -> None:
-    """What was done, and what is left to do."""
-    was = f"; it was kept as {kept}" if kept else ""
-    say.tell(f"Written to {change.path}{was}. Restart the node: it reads its configuration when it starts.")
+def finish(change: Change, kept: Path | None, place: Path, run_dir: Path) -> int:
+    """Say what was done, and have a running node take it; 1 if it refuses."""
+    say.tell(f"Written to {change.path}{f'; it was kept as {kept}' if kept else ''}.")
+    return reloading.after_change(run_dir, place)
 
 
 def _sorted(config: Config) -> Config:

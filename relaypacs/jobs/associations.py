@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, func, select
 from relaypacs.jobs.association_tables import REFUSED, association_log, proposal
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.dialect import upsert
-from relaypacs.jobs.schema import association
+from relaypacs.jobs.schema import association, instance
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import AssociationEnd
 
@@ -61,6 +61,17 @@ class Asked:
     """Ended (of a refusal: tried again) at this time or later."""
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What rules ask of an instance, as far as rows keep it."""
+
+    sop_class_uid: str
+    modality: str
+    calling_ae: str
+    called_ae: str
+    peer: str
+
+
 class Book:
     """The log of one job table; thread-safe."""
 
@@ -88,6 +99,19 @@ class Book:
                 )
                 found.update((row.association_id, row.calling_ae) for row in rows)
         return found
+
+    def received(self, limit: int) -> list[Received]:
+        """The last instances received, the latest first. JobsError."""
+        asked = select(
+            instance.c.sop_class_uid,
+            instance.c.modality,
+            association.c.calling_ae,
+            association.c.called_ae,
+            association.c.peer,
+        ).join(association, association.c.association_id == instance.c.association_id)
+        with self._reading() as connection:
+            rows = connection.execute(asked.order_by(instance.c.id.desc()).limit(limit))
+            return [Received(*(value or "" for value in row)) for row in rows]
 
     def forget(self, *, ended_before: float, limit: int) -> int:
         """Delete at most `limit` associations that ended before that time; returns how many. JobsError."""
