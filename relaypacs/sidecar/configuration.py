@@ -17,11 +17,12 @@ from prometheus_client.registry import Collector
 
 from relaypacs.sidecar.app import Check
 
-HELP = {
-    "relaypacs_config_version": "Number of the configuration in force (`relaypacs config history`).",
-    "relaypacs_config_rejected": "1 while the files hold a configuration that was refused, else 0.",
-    "relaypacs_config_waiting_options": "Changed options that wait for a restart of the node.",
+STATES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "relaypacs_config_version": ("Number of the configuration in force (`relaypacs config history`).", ()),
+    "relaypacs_config_rejected": ("1 while the files hold a configuration that was refused, else 0.", ()),
+    "relaypacs_config_waiting_options": ("Changed options that wait for a restart of the node.", ()),
 }
+"""Name, help text and labels of every gauge, as `metrics.STATES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class ConfigurationStates(Collector):
         state = _state(self._run_dir)
         if state is not None:
             values = state.version, min(1, state.rejected), state.waiting
-            for (name, text), value in zip(HELP.items(), values, strict=True):
+            for (name, (text, _)), value in zip(STATES.items(), values, strict=True):
                 yield GaugeMetricFamily(name, text, value=value)
 
 

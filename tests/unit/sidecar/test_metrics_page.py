@@ -10,12 +10,13 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 import relaypacs
-from relaypacs.sidecar.metrics import STATES
+from relaypacs.sidecar import configuration, metrics
 
 ROOT = Path(relaypacs.__file__).parent
 PAGE = ROOT.parent / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>\w+) \| (?P<labels>[^|]*) \| (?P<meaning>[^|]+) \|$", re.MULTILINE)
 
+STATES = metrics.STATES | configuration.STATES
 Metrics = dict[str, tuple[str, tuple[str, ...]]]
 
 
@@ -24,23 +25,23 @@ def declared() -> Metrics:
     for source in sorted(ROOT.rglob("*.py")):
         if "prometheus_client" in source.read_text(encoding="utf-8"):
             importlib.import_module(".".join(source.relative_to(ROOT.parent).with_suffix("").parts))
-    metrics: Metrics = {
+    found: Metrics = {
         name: ("counter" if name.endswith("_total") else "gauge", labels) for name, (_, labels) in STATES.items()
     }
     for collector in set(REGISTRY._collector_to_names):
         if isinstance(collector, MetricWrapperBase) and collector.__module__.startswith("prometheus_client"):
             (family,) = collector.describe()
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            metrics[name] = (family.type, tuple(collector._labelnames))
-    return metrics
+            found[name] = (family.type, tuple(collector._labelnames))
+    return found
 
 
 def listed() -> Metrics:
     """Every metric of the page."""
     page = PAGE.read_text(encoding="utf-8")
-    metrics = {row["name"]: (row["type"], tuple(re.findall(r"`(\w+)`", row["labels"]))) for row in ROW.finditer(page)}
-    assert len(metrics) == len(re.findall(r"^\| `", page, re.MULTILINE)), "a row is malformed or doubled"
-    return metrics
+    rows = {row["name"]: (row["type"], tuple(re.findall(r"`(\w+)`", row["labels"]))) for row in ROW.finditer(page)}
+    assert len(rows) == len(re.findall(r"^\| `", page, re.MULTILINE)), "a row is malformed or doubled"
+    return rows
 
 
 def test_the_page_is_what_there_is() -> None:
