@@ -275,4 +275,4 @@ class Site:
         if self._up:
             log.event(log.INFO, "destination-up", "The destination answers.", destination=self._name)
         elif trouble is not None:
-            log.event(log.WARNING, "destination-down", trouble.reason, destination=self._name)
+            log.event(log.ERROR, "destination-down", trouble.reason, destination=self._name)

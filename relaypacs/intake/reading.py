@@ -291,7 +291,7 @@ class Intake:
                 raise  # waiting does not bring them back
             except JobsError as problem:
                 if not told:
-                    log.event(log.ERROR, "job-table-down", f"Intake waits for the job table: {problem}")
+                    log.event(log.CRITICAL, "job-table-down", f"Intake waits for the job table: {problem}")
                 told = True
                 self._stopped.wait(RETRY_SECONDS)
             else:

@@ -169,7 +169,7 @@ def _open_jobs(config: Config, stop: Stop) -> tuple[JobStore, Joined] | None:
             joined = jobs.join(config.node.name, identity(config.node.state_dir), time.time())
         except (JobsError, OSError) as problem:
             if str(problem) != told:
-                log.event(log.ERROR, "job-table-down", f"Relay waits for the job table: {problem}")
+                log.event(log.CRITICAL, "job-table-down", f"Relay waits for the job table: {problem}")
             told = str(problem)
             if jobs is not None:
                 jobs.close()
