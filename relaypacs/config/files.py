@@ -158,6 +158,8 @@ def _parse(source: Source) -> dict[str, object]:
         position = _POSITION.search(said)
         line = int(position[1]) if position else len(text.splitlines())
         place = f"{path}:{line}:{position[2]}" if position else f"{path}:{line}"
-        raise ConfigError([f"{place}: isn't TOML: {said[: position.start()] if position else said}"]) from None
+        said = said[: position.start()] if position else said
+        mend = "; text stands in quotation marks" if said == "Invalid value" else ""
+        raise ConfigError([f"{place}: isn't TOML: {said}{mend}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: isn't a configuration: nested too deep"]) from None

@@ -77,7 +77,11 @@ def _table(model: type[Section], table: object, at: Location, problems: list[Pro
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        problems += [problem for details in error.errors() for problem in _problems(model, details, at)]
+        inside = {details["loc"][:1] for details in error.errors() if len(details["loc"]) > 1}
+        for details in error.errors():
+            # A list whose only item is wrong is said to be empty, too.
+            if details["type"] != "too_short" or details["loc"] not in inside:
+                problems += _problems(model, details, at)
         # Pydantic asks about the whole only when every part is good; people want to hear both at once.
         with contextlib.suppress(TypeError, AttributeError):
             problems += [Problem(at, text) for text in model.model_construct(None, **table).inconsistencies()]

@@ -120,12 +120,17 @@ def _caller(one: Caller, at: Location, environ: Mapping[str, str]) -> Iterator[P
 
 
 def _sidecar(sidecar: Sidecar | None, allowed: frozenset[str]) -> Iterator[Problem]:
-    if sidecar is not None and not (sidecar.certificate or "sidecar" in allowed or is_loopback(sidecar.host)):
+    if sidecar is None:
+        return
+    token = sidecar.token.get_secret_value()
+    if "sidecar" not in allowed and not is_loopback(sidecar.host) and not (sidecar.certificate and token):
         yield Problem(
             ("sidecar", "host"),
-            "is public: write 127.0.0.1, give `certificate`, or name "
-            '"sidecar" in [node] allow_plaintext where only the cluster reaches it',
+            "is public: write 127.0.0.1, give `token` and `certificate`, or, where only the cluster reaches it, "
+            'name "sidecar" in [node] allow_plaintext',
         )
+    if token and (why := weakness(token)):
+        yield Problem(("sidecar", "token"), why)
 
 
 def _staging(staging: Staging | None, allowed: frozenset[str], environ: Mapping[str, str]) -> Iterator[Problem]:
