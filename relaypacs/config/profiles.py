@@ -123,11 +123,11 @@ def _sidecar(sidecar: Sidecar | None, allowed: frozenset[str]) -> Iterator[Probl
     if sidecar is None:
         return
     token = sidecar.token.get_secret_value()
-    if "sidecar" not in allowed and not is_loopback(sidecar.host) and not (sidecar.certificate and token):
+    if "sidecar" not in allowed and not is_loopback(sidecar.host) and not sidecar.certificate:
         yield Problem(
             ("sidecar", "host"),
-            "is public: write 127.0.0.1, give `token` and `certificate`, or, where only the cluster reaches it, "
-            'name "sidecar" in [node] allow_plaintext',
+            "is public: write 127.0.0.1, give `certificate`, or name "
+            '"sidecar" in [node] allow_plaintext where only the cluster reaches it',
         )
     if token and (why := weakness(token)):
         yield Problem(("sidecar", "token"), why)
