@@ -37,8 +37,18 @@ _STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
 class Configuration:
     """What the supervisor keeps. `config` is in force; children are forked with it."""
 
-    def __init__(self, config: Config, place: Path, sources: Sequence[Source], *, role: str) -> None:
-        """`config` is what `sources`, read from `place`, say."""
+    def __init__(
+        self,
+        config: Config,
+        place: Path,
+        sources: Sequence[Source],
+        *,
+        role: str,
+        prepare_seconds: float = PREPARE_SECONDS,
+    ) -> None:
+        """`config` is what `sources`, read from `place`, say. `prepare_seconds`: how long a child may take to say
+        whether it can."""
+        self._prepare_seconds = prepare_seconds
         self.config = config
         self.version = 0
         self._place = place.absolute()
@@ -117,7 +127,7 @@ class Configuration:
     def _prepare(self, children: Mapping[str, socket.socket], config: Config) -> None:
         """Ask all; ConfigError if one can't, and then all have forgotten it."""
         told = {name: channel for name, channel in children.items() if self._send(channel, orders.PREPARE, config)}
-        answers = self._answers(told, PREPARE_SECONDS)
+        answers = self._answers(told, self._prepare_seconds)
         problems = []
         for name in told:
             word, sentences = answers.get(name, ("", []))
