@@ -155,8 +155,7 @@ def test_rules_ask_for_metrics_there_are() -> None:
     asked = set(re.findall(r"\b(?:relaypacs|upload|pacs|http|cert)_[a-z0-9_]+\b", _expressions()))
     recorded = {part for name in re.findall(r"record: (\S+)", _expressions()) for part in name.split(":")}
     histograms = {re.sub(r"_bucket$", "", name) for name in asked}
-    # Told by the reader of the configuration, where it is read again without a restart.
-    unknown = histograms - set(listed()) - recorded - {"relaypacs_config_rejected", "pacs_type"}
+    unknown = histograms - set(listed()) - recorded - {"pacs_type"}
     assert not unknown
 
 
