@@ -7,6 +7,7 @@ import gc
 import os
 import resource
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -67,6 +68,8 @@ def serve(config: Config, *, role: str = "all", place: Path | None = None, sourc
 
     if "relay" in wanted and (misplaced := residency_problem(config)):
         raise ConfigError([misplaced])
+    # Whoever sees how it stands may send the signal: before the supervisor waits for it, it would end the node.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     configuration = Configuration(config, place, sources, role=role) if place is not None else None
 
     def current() -> Config:
