@@ -203,18 +203,47 @@ def test_plan_history_and_rollback(tmp_path: Path) -> None:
         assert state(node)["version"] == 5
 
 
-def send(node: Node, number: int) -> int:
-    """Store one small CT as SENDER; its C-STORE status."""
+def test_nothing_is_lost_or_doubled_while_rules_change_under_traffic(tmp_path: Path) -> None:
+    with Receiver(tmp_path / "a") as first, Receiver(tmp_path / "b") as second:
+        destinations = [dimse("first", first.port, "RELAYPACS"), dimse("second", second.port, "RELAYPACS")]
+        rules = [{"name": "all", "to": ["first"]}]
+        with Node(tmp_path / "node", destinations=destinations, rules=rules, folder_of_files=True) as node:
+            file = node.config_path / "rule.toml"
+            ae = AE(ae_title="SENDER")
+            ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+            association = ae.associate("127.0.0.1", node.port, ae_title=node.ae_title)
+            for number in range(60):
+                if number % 15 == 7:
+                    name = "second" if number % 30 == 7 else "first"
+                    file.write_text(f'[[rule]]\nname = "all"\nto = ["{name}"]\n')
+                    os.kill(node.program.pid, signal.SIGHUP)
+                assert association.send_c_store(small_ct(number)).Status == 0
+            association.release()
+            wait_until(lambda: state(node)["version"] >= 3, "it was changed while objects came", SECONDS)
+            books = node.wait_settled(60)
+            assert (books["delivered"], books["failed"], books["imbalance"]) == (60, 0, 0)
+            assert len(first.objects()) + len(second.objects()) == 60
+            assert first.objects()
+            assert second.objects()
+            assert node.events("process-died") == []
+
+
+def small_ct(number: int) -> Dataset:
     ct = Dataset()
     ct.SOPClassUID, ct.SOPInstanceUID = CTImageStorage, f"1.2.826.0.1.3680043.10.1.{number + 1}"
     ct.StudyInstanceUID = ct.SeriesInstanceUID = "1.2.826.0.1.3680043.10.1"
     ct.Modality, ct.PatientID = "CT", f"P{number}"
     ct.file_meta = FileMetaDataset()
     ct.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return ct
+
+
+def send(node: Node, number: int) -> int:
+    """Store one small CT as SENDER; its C-STORE status."""
     ae = AE(ae_title="SENDER")
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     association = ae.associate("127.0.0.1", node.port, ae_title=node.ae_title)
     assert association.is_established
-    status = association.send_c_store(ct)
+    status = association.send_c_store(small_ct(number))
     association.release()
     return int(status.Status)

@@ -44,7 +44,7 @@ class Node:
 
     `wrapper` is put before the command (`strace …`); ports left 0 are free ones. Without `rules`, everything goes to
     every destination; without `callers`, everyone may send. State lives in `folder/state`; a second `start()`
-    continues with it on the same ports.
+    continues with it on the same ports. With `folder_of_files` the configuration is a folder.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Node:
         wrapper: Sequence[str] = (),
         port: int = 0,
         http_port: int = 0,
+        folder_of_files: bool = False,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
@@ -83,7 +84,14 @@ class Node:
             rules = [{"name": "everything", "to": names}] if names else []
         lists = {"caller": callers, "destination": destinations, "rule": rules}
         folder.mkdir(parents=True, exist_ok=True)
-        self.config_path.write_text(to_toml(tables, lists))
+        if folder_of_files:
+            self.config_path = folder / "conf"
+            self.config_path.mkdir(exist_ok=True)
+            (self.config_path / "node.toml").write_text(to_toml(tables, {}))
+            for name, entries in lists.items():
+                (self.config_path / f"{name}.toml").write_text(to_toml({}, {name: entries}))
+        else:
+            self.config_path.write_text(to_toml(tables, lists))
 
     def launch(self) -> None:
         """Start `relaypacs serve` without waiting."""
