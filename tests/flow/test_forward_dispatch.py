@@ -21,7 +21,7 @@ from relaypacs.model import Claim, State
 from relaypacs.wake.windows import LocalWindows
 from tests.peers.dcmtk import STORESCP, StoreScp
 from tests.peers.orthanc import Orthanc
-from tests.peers.ports import answers, free_port
+from tests.peers.ports import answers, free_port, wait_until
 from tests.peers.program import Program
 from tests.peers.stock import StockScp, Stored
 from tests.unit.forward.deliveries import JPEG_BASELINE, STUDY, dataset
@@ -381,7 +381,9 @@ def test_bytes_that_rot_on_disk_are_never_sent(
     start([dimse(scp.port)])
     house.wait_states({State.DELIVERED: 1, State.FAILED: 1, State.DEFERRED: 1})
     assert len(scp.files()) == 1
-    assert "not those that were received" in str(logged(capsys, "delivery-failed")[0]["message"])
+    failures: list[dict[str, object]] = []
+    wait_until(lambda: bool(failures.extend(logged(capsys, "delivery-failed")) or failures), "the line about it", 10.0)
+    assert "not those that were received" in str(failures[0]["message"])
     assert "can't read the instance" in next(one.reason for one in house.deliveries() if one.state is State.DEFERRED)
 
 
