@@ -77,13 +77,18 @@ STATES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def registry_of(
-    config: Config, jobs: JobTable, metrics_dir: Path, callers_open: Callable[[], int] | None = None
+    config: Config,
+    jobs: JobTable,
+    metrics_dir: Path,
+    callers_open: Callable[[], int] | None = None,
+    own_expiry: Callable[[], float] | None = None,
 ) -> CollectorRegistry:
     """What `/metrics` exposes: every process' events under `metrics_dir`, and this node's states.
 
-    `callers_open`: how many calling AE titles have an association open; None where that can't be known."""
+    `callers_open`: how many calling AE titles have an association open; None where that can't be known.
+    `own_expiry`: seconds until the sidecar's own certificate expires; None without one."""
     registry = CollectorRegistry()
-    registry.register(NodeEvents(metrics_dir))
+    registry.register(NodeEvents(metrics_dir, own_expiry))
     registry.register(NodeStates(config, jobs, callers_open))
     return registry
 
@@ -94,8 +99,8 @@ class NodeEvents(Collector):
     Counts of a process that died stay; what it had open does not: its `live` gauges are left out.
     """
 
-    def __init__(self, metrics_dir: Path) -> None:
-        self._folder = metrics_dir
+    def __init__(self, metrics_dir: Path, own_expiry: Callable[[], float] | None = None) -> None:
+        self._folder, self._own_expiry = metrics_dir, own_expiry
 
     def describe(self) -> list[Metric]:
         """Nothing, as `NodeStates.describe`."""
@@ -103,15 +108,17 @@ class NodeEvents(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The sums, now."""
+        left: dict[tuple[str, ...], float] = {}
+        if self._own_expiry is not None:
+            left[("sidecar",)] = self._own_expiry()
         for metric in MultiProcessCollector.merge(  # type: ignore[no-untyped-call]
             [str(file) for file in sorted(self._folder.glob("*.db")) if _counts(file)]
         ):
             yield metric
             if metric.name == _NOT_AFTER:
-                left: dict[tuple[str, ...], float] = {
-                    (one.labels["use"],): one.value - time.time() for one in metric.samples
-                }
-                yield _gauge("cert_expiry_seconds", left)
+                left |= {(one.labels["use"],): one.value - time.time() for one in metric.samples}
+        if left:
+            yield _gauge("cert_expiry_seconds", left)
 
 
 def _counts(file: Path) -> bool:

@@ -39,16 +39,16 @@ def run(
     configuration while it runs, and returns what puts it in force."""
     metrics_dir = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     jobs = JobTable(config)
+    https = Https(config.sidecar) if config.sidecar.certificate else None
 
     def made(config: Config) -> ASGIApp:
         checks = checks_of(config, jobs)
         checks["configuration"] = partial(configuration, config.run_dir)
-        registry = registry_of(config, jobs, metrics_dir, callers_open)
+        registry = registry_of(config, jobs, metrics_dir, callers_open, https.expires_in if https else None)
         registry.register(ConfigurationStates(config.run_dir))
         token = config.sidecar.token.get_secret_value()
         return make_app(checks, registry, token=token, requests_per_minute=config.sidecar.max_requests_per_minute)
 
-    https = Https(config.sidecar) if config.sidecar.certificate else None
     app = _Current(made(config), https.look if https else lambda: None)
 
     def prepare(new: Config) -> Callable[[], None]:

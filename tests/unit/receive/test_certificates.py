@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from relaypacs.config.model import Destination, Tls
-from relaypacs.receive.certificates import Certificates, first_expiry
+from relaypacs.receive.certificates import Certificates
+from relaypacs.upper.expiry import first_expiry
 from relaypacs.upper.tls import TlsFailed
 from tests.peers.pki import Authority, Identity, openssl
 

@@ -109,6 +109,7 @@ def test_https_says_so_and_takes_a_renewed_certificate(tmp_path: Path, renewed: 
     https = Https(Sidecar(certificate=str(place)))
     with serving(tls=https.context) as port:
         headers, shown = _get(port, authority.certificate)
+        assert 19 * 86400 < https.expires_in() < 21 * 86400
         assert headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
         text = second.certificate.read_text() + second.key.read_text() if renewed == "good" else "no certificate"
         place.with_suffix(".new").write_text(text)
