@@ -22,6 +22,8 @@ from relaypacs.policy.outcome import CORRUPT, OUT_OF_RESOURCES_IN_A_ROW, out_of_
 from relaypacs.policy.retry import next_wait
 
 Schedule = tuple[tuple[int, int], ...]
+REST_SECONDS = 1.0
+"""A longer wait for the destination's pace is spent without an association: peers end one that is unused."""
 
 
 class Batch:
@@ -52,6 +54,10 @@ class Batch:
         self._site = site
         self._number = number
         self._pace = pace or Pace()
+        self._begins_at: dict[int, float] = {}
+        """When the pace allows an instance (monotonic): each is charged once, also if it is sent again."""
+        self._unsent: dict[int, int] = {}
+        """Lengths of what is charged and was never handed out."""
         self._patience = 1 if trial else OUT_OF_RESOURCES_IN_A_ROW
         self._short_in_a_row = 0
         self._short_of: set[str] = set()
@@ -80,6 +86,8 @@ class Batch:
                 now = time.time()
                 self._settle(next(iter(self._left.values())), Deferred(trouble.reason, Scope.SITE), now, now)
         finally:
+            for length in self._unsent.values():
+                self._pace.give_back(length)
             self._settler.give_back(list(self._left.values()))
         if trouble is None and self._short_in_a_row >= self._patience:
             sentence = "destination is out of resources for one instance after another: check its disk and log"
@@ -87,9 +95,33 @@ class Batch:
             trouble = Trouble(sentence, study=study)
         return trouble
 
-    def proceed(self) -> bool:
-        """Whether to go on to the next instance."""
-        return self._short_in_a_row < self._patience and not self._stopping(0.0) and self._site.within_hours()
+    def proceed(self, claims: Sequence[Claim], rest: Callable[[], None]) -> bool:
+        """Whether to go on to these claims, once the destination's pace allows. A wait that a peer might take for
+        an idle association is spent after `rest`."""
+        if not self._goes_on(claims):
+            return False
+        begins_at = self._charge(claims)
+        wait = begins_at - time.monotonic()
+        if wait <= 0:
+            return True
+        if wait > REST_SECONDS:
+            rest()
+        return not self._stopping(max(begins_at - time.monotonic(), 0.0)) and self._goes_on(claims)
+
+    def _goes_on(self, claims: Sequence[Claim]) -> bool:
+        """Also not if the leases were over once, as after this process was stopped: others may be at it."""
+        may = self._short_in_a_row < self._patience and not self._stopping(0.0) and self._site.within_hours()
+        return may and self._settler.holds(claims)
+
+    def _charge(self, claims: Sequence[Claim]) -> float:
+        """Charge the pace for those that were not yet; when they may begin (monotonic seconds)."""
+        if not self._pace.limited:
+            return 0.0
+        for claim in claims:
+            if claim.delivery_id not in self._begins_at:
+                length = self._unsent[claim.delivery_id] = claim.location.dataset_length
+                self._begins_at[claim.delivery_id] = time.monotonic() + self._pace.take(length)
+        return min(self._begins_at[claim.delivery_id] for claim in claims)
 
     def report(self, claim: Claim, outcome: Outcome, started_at: float, finished_at: float) -> None:
         """A claim's outcome, once, with its times (seconds since the epoch)."""
@@ -108,11 +140,7 @@ class Batch:
 
     @contextmanager
     def read(self, claim: Claim) -> Iterator[Payload]:
-        """The claim's bytes, when the destination's pace allows. Raises Unreadable when they can't be had, which is
-        then settled or given back."""
-        wait = self._pace.take(claim.location.dataset_length)
-        if wait > 0 and self._stopping(wait):
-            raise Unreadable  # still ours, so it is given back
+        """The claim's bytes. Raises Unreadable when they can't be had, which is then settled or given back."""
         with ExitStack() as stack:
             try:
                 payload = stack.enter_context(self._source.read(claim))
@@ -131,6 +159,7 @@ class Batch:
                 self._unreadable(claim, Deferred(reason, Scope.INSTANCE))
                 raise Unreadable from None
             self._opened[claim.delivery_id] = claim
+            self._unsent.pop(claim.delivery_id, None)
             yield payload
         self._opened.pop(claim.delivery_id, None)
 

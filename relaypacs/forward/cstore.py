@@ -8,7 +8,7 @@ says what to configure; anything that is not an answer is the destination's trou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from relaypacs.config.destination import ORIGINAL
@@ -17,7 +17,7 @@ from relaypacs.forward.checksum import Corrupt
 from relaypacs.forward.lane import Address, Lane, ended_by_peer, sentence
 from relaypacs.forward.memory import Memory, Pair
 from relaypacs.forward.names import spoken
-from relaypacs.forward.sender import Read, Report, Trouble, Unreadable
+from relaypacs.forward.sender import Proceed, Read, Report, Trouble, Unreadable
 from relaypacs.forward.tls import client_tls
 from relaypacs.model import Claim, Deferred, Failed, Scope
 from relaypacs.policy.aetitle import is_ae_title
@@ -57,22 +57,26 @@ class CStoreSender:
         self._callers = {} if callers is None else callers
         self._lane = Lane(self._address, self._memory)
 
-    def deliver(
-        self, batch: Sequence[Claim], read: Read, report: Report, proceed: Callable[[], bool]
-    ) -> Trouble | None:
+    def deliver(self, batch: Sequence[Claim], read: Read, report: Report, proceed: Proceed) -> Trouble | None:
         """See `Sender`. In order, but what the open association has contexts for goes first."""
         self._lane.check()
         pending = list(batch)
         flying: dict[int, tuple[Claim, float]] = {}
         again = False
+
+        def rest() -> None:
+            while flying:
+                self._settle(flying, report)
+            self._lane.release()
+
         while True:
             chosen = self._choose(pending, flying, most=1 if again else self._lane.window) if pending else None
-            if chosen is not None and not proceed():
-                pending.clear()
-                chosen = None
-            if chosen is None and not flying:
-                return None
             try:
+                if chosen is not None and not proceed([chosen], rest):
+                    pending.clear()
+                    chosen = None
+                if chosen is None and not flying:
+                    return None
                 if chosen is None:
                     self._settle(flying, report)
                     again = False

@@ -167,7 +167,10 @@ def _store(destination: Destination, calling_ae: str, environment: Mapping[str, 
 
     try:
         trouble = sender.deliver(
-            [_claim(destination, made)], read, lambda _claim, outcome, *_times: outcomes.append(outcome), lambda: True
+            [_claim(destination, made)],
+            read,
+            lambda _claim, outcome, *_times: outcomes.append(outcome),
+            lambda _claims, _rest: True,
         )
     finally:
         sender.close()

@@ -43,19 +43,20 @@ class Unreadable(Exception):
 Read = Callable[[Claim], AbstractContextManager[Payload]]
 Report = Callable[[Claim, Outcome, float, float], None]
 """claim, outcome, when its sending started and when its answer came (seconds since the epoch)."""
+Proceed = Callable[[Sequence[Claim], Callable[[], None]], bool]
+"""What is begun next, and how to release what is open at the destination: whether to go on."""
 
 
 class Sender(Protocol):
     """One way to one destination, used by one thread."""
 
-    def deliver(
-        self, batch: Sequence[Claim], read: Read, report: Report, proceed: Callable[[], bool]
-    ) -> Trouble | None:
+    def deliver(self, batch: Sequence[Claim], read: Read, report: Report, proceed: Proceed) -> Trouble | None:
         """Deliver a batch and report each claim that was tried exactly once, with its own outcome.
 
-        Before each new instance or request `proceed()` is asked; False ends the batch. Claims that were not reported
-        were not tried: the caller gives them back. Returns the destination's trouble, or None if there is none; with
-        `opening` nothing is reported for it.
+        Before each new instance or request, and before anything is opened for it, `proceed(claims, rest)` is asked;
+        False ends the batch. It may wait, and calls `rest` (which first takes the answers that are owed) if that takes
+        long. Claims that were not reported were not tried: the caller gives them back. Returns the destination's
+        trouble, or None if there is none; with `opening` nothing is reported for it.
         """
 
     def prepare(self) -> Trouble | None:

@@ -58,6 +58,18 @@ class Leases(Protocol):
         """Lengthen leases."""
 
 
+class _Hold(NamedTuple):
+    """A claim and its lease."""
+
+    claim: Claim
+    leased_at: float
+    """Monotonic seconds, which go on while this process is stopped."""
+    leased_at_by_clock: float
+    """Seconds since the epoch, which go on while the machine sleeps."""
+    lapsed: bool = False
+    """Whether the lease was over once: another may have it since, whatever a renewal did."""
+
+
 class _Work(NamedTuple):
     """The next thing to write. It stays waiting until it is written."""
 
@@ -88,7 +100,7 @@ class Settler:
         self._changed = threading.Condition()
         self._settlements: list[Settlement] = []
         self._returned: list[Claim] = []
-        self._held: dict[tuple[int, int], tuple[Claim, float]] = {}
+        self._held: dict[tuple[int, int], _Hold] = {}
         self._closing = False
         self._stop_trying_at = float("inf")
         self._down = False
@@ -98,15 +110,26 @@ class Settler:
         """Start the thread."""
         self._thread.start()
 
-    def hold(self, claims: Sequence[Claim]) -> None:
-        """A worker has just claimed these: renew their leases until they are settled or given back."""
-        now = time.monotonic()
+    def hold(self, claims: Sequence[Claim], *, since: tuple[float, float] | None = None) -> None:
+        """A worker has just claimed these: renew their leases until they are settled or given back. `since`: when it
+        asked for them (monotonic seconds, seconds since the epoch); now if it is not given."""
+        leased_at, by_clock = since or (time.monotonic(), time.time())
         with self._changed:
             first = not self._held
             for claim in claims:
-                self._held[claim.delivery_id, claim.token] = (claim, now)
+                self._held[_key(claim)] = _Hold(claim, leased_at, by_clock)
             if first:
                 self._changed.notify_all()
+
+    def holds(self, claims: Sequence[Claim]) -> bool:
+        """Whether these are all held, by leases that were never over: nobody else can have begun them."""
+        with self._changed:
+            found = [self._held.get(_key(claim)) for claim in claims]
+            return not any(hold is None or self._over(hold) for hold in found)
+
+    def _over(self, hold: _Hold) -> bool:
+        since = max(time.monotonic() - hold.leased_at, time.time() - hold.leased_at_by_clock)
+        return hold.lapsed or since >= self._lease_seconds
 
     def outcome(self, settlement: Settlement) -> None:
         """Settle this soon. Waits while too much waits already."""
@@ -170,18 +193,18 @@ class Settler:
             if not self._closing:
                 return _Work(settlements, list(self._returned), due)
             ended = {_key(one.claim) for one in self._settlements}
-            unsettled = [claim for key, (claim, _) in self._held.items() if key not in ended]
+            unsettled = [hold.claim for key, hold in self._held.items() if key not in ended]
             return _Work(settlements, unsettled, []) if settlements or unsettled else None
 
     def _due(self) -> list[Claim]:
         """Claims whose lease has to be renewed by now: a third of it has gone."""
         oldest = time.monotonic() - self._lease_seconds / 3
-        return [claim for claim, leased_at in self._held.values() if leased_at <= oldest]
+        return [hold.claim for hold in self._held.values() if hold.leased_at <= oldest]
 
     def _until_renewal(self) -> float | None:
         if not self._held:
             return None
-        oldest = min(leased_at for _, leased_at in self._held.values())
+        oldest = min(hold.leased_at for hold in self._held.values())
         return max(oldest + self._lease_seconds / 3 - time.monotonic(), 0.0)
 
     def _write(self, work: _Work) -> None:
@@ -211,12 +234,13 @@ class Settler:
             for destination in {claim.destination for claim in work.returned}:
                 self._wake(destination)
         if work.renewals:
-            self._jobs.renew(work.renewals, lease_seconds=self._lease_seconds, now=time.time())
-            now = time.monotonic()
+            now, by_clock = time.monotonic(), time.time()
+            self._jobs.renew(work.renewals, lease_seconds=self._lease_seconds, now=by_clock)
             with self._changed:
                 for claim in work.renewals:
-                    if _key(claim) in self._held:
-                        self._held[_key(claim)] = (claim, now)
+                    hold = self._held.get(_key(claim))
+                    if hold is not None:
+                        self._held[_key(claim)] = _Hold(claim, now, by_clock, self._over(hold))
 
     def _let_go(self, claims: Sequence[Claim]) -> None:
         for claim in claims:

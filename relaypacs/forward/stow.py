@@ -20,7 +20,7 @@ from relaypacs.failpoint import reach
 from relaypacs.forward.checksum import Corrupt, checked, intact
 from relaypacs.forward.http import Answer, ConnectFailed, ExchangeFailed, HttpPeer
 from relaypacs.forward.names import spoken
-from relaypacs.forward.sender import Payload, Read, Report, Trouble, Unreadable
+from relaypacs.forward.sender import Payload, Proceed, Read, Report, Trouble, Unreadable
 from relaypacs.forward.stow_answer import Listing, clean_uid, limit_bytes, read_listing
 from relaypacs.forward.tls import web_tls
 from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope
@@ -57,12 +57,10 @@ class StowSender:
         self._speaks_dicomweb = False
         self._refused_in_a_row = 0
 
-    def deliver(
-        self, batch: Sequence[Claim], read: Read, report: Report, proceed: Callable[[], bool]
-    ) -> Trouble | None:
+    def deliver(self, batch: Sequence[Claim], read: Read, report: Report, proceed: Proceed) -> Trouble | None:
         """See `Sender`. A request is one step: all of its instances are tried together."""
         requests = deque(group_requests(batch, self._max_request_bytes))
-        while requests and proceed():
+        while requests and proceed(requests[0], self._peer.close):
             with ExitStack() as stack:
                 group = _open(requests.popleft(), read, report, stack)
                 if not group:

@@ -178,9 +178,10 @@ class Worker:
         while not self._stopping.is_set():
             if not self._settler.wait_up(_JOBS_PAUSE_SECONDS):
                 continue
+            since = time.monotonic(), time.time()
             try:
                 claims = self._jobs.claim(
-                    self.name, node=self._node, limit=limit, lease_seconds=self._lease_seconds, now=time.time()
+                    self.name, node=self._node, limit=limit, lease_seconds=self._lease_seconds, now=since[1]
                 )
             except JobsError as problem:
                 if not told:
@@ -189,7 +190,7 @@ class Worker:
                 self._stopping.wait(_JOBS_PAUSE_SECONDS)
             else:
                 reach("forward.claimed")
-                self._settler.hold(claims)
+                self._settler.hold(claims, since=since)
                 self._learn_callers(claims)
                 return claims
         return []

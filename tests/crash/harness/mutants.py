@@ -71,7 +71,7 @@ _CHECKPOINT_OF_ROWS = "            for one in checkpoints\n"
 _POST = "                    answer = self._post(group)\n"
 _REPORT = "        report(claim, store_outcome(status), started, time.time())\n"
 _PENDING = "        pending = list(batch)\n"
-_REQUESTS = "        while requests and proceed():\n"
+_REQUESTS = "        while requests and proceed(requests[0], self._peer.close):\n"
 _REPORTED = """\
         for claim in batch:
             report(claim, Delivered(), 0.0, 0.0)

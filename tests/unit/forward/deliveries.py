@@ -6,7 +6,7 @@ import itertools
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,7 +135,7 @@ class Deliveries:
         assert started_at <= finished_at
         self.outcomes[claim.delivery_id] = outcome
 
-    def proceed(self) -> bool:
+    def proceed(self, _claims: Sequence[Claim], _rest: Callable[[], None]) -> bool:
         """As `batch.Batch.proceed`."""
         return self.proceed_until is None or len(self.outcomes) < self.proceed_until
 
