@@ -35,7 +35,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(channel: socket.socket, word: str, number: int, config: Config | None = None) -> bool:
-    """Tell a child; False if it is gone, or does not read what it is told."""
+    """Tell a child; False if it is gone. One that reads nothing of what it is told is there, and will not answer."""
     channel.setblocking(False)
     try:
         if config is None:
@@ -48,6 +48,8 @@ def send(channel: socket.socket, word: str, number: int, config: Config | None =
             socket.send_fds(channel, [f"{word} {number}".encode()], [memory])
         finally:
             os.close(memory)
+    except BlockingIOError:
+        return True
     except OSError:
         return False
     return True

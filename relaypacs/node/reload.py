@@ -31,6 +31,8 @@ LOOK_SECONDS = 5.0
 _SETTLE_SECONDS = 1.0
 """A changed file has to stay the same for so long: somebody may still be writing it."""
 PREPARE_SECONDS, TAKE_SECONDS = 10.0, 15.0
+RETRY_SECONDS = 30.0
+"""Until a process that did not answer is asked again."""
 _STOPS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
@@ -133,7 +135,8 @@ class Configuration:
             word, sentences = answers.get(name, ("", []))
             if word == "":
                 problems.append(f"the {name} process does not answer; try again once it serves")
-                self._signature = ()  # what was no fault of the file is tried again
+                # What was no fault of the file is tried again; while the job table is down the relay process starts.
+                self._signature, self._look_at = (), time.monotonic() + RETRY_SECONDS
             elif word != orders.READY:
                 problems += [f"{name}: {sentence}" for sentence in sentences]
         if problems:

@@ -130,6 +130,7 @@ def test_one_that_hangs_is_waited_for_only_so_long_and_tried_again(
     house.look(good=good, hanging=hanging)
     assert "hanging process does not answer" in str(house.state["rejected"])
     assert good.callers == []
+    assert house.configuration.wait_seconds() > 20, "not at once"
     house.configuration._look_at = 0.0
     assert house.configuration.is_due(), "it was no fault of the file"
     going_on.set()
@@ -137,6 +138,18 @@ def test_one_that_hangs_is_waited_for_only_so_long_and_tried_again(
     house.configuration._prepare_seconds = 10.0
     assert house.look(good=good, hanging=hanging) == []
     assert (good.callers, hanging.callers) == (["MR_1"], ["MR_1"])
+
+
+def test_one_that_reads_nothing_is_not_taken_for_dead(house: House) -> None:
+    house.configuration._prepare_seconds = 0.2
+    good, (channel, _end) = Child(), orders.pair()
+    house.write("MR_1")
+    for _ in range(300):
+        if not orders.send(channel, orders.FORGET, 0):
+            pytest.fail("it is there")
+    assert house.configuration.look({"good": good.channel, "deaf": channel}) == []
+    assert "deaf process does not answer" in str(house.state["rejected"])
+    assert good.callers == []
 
 
 def test_one_that_died_is_no_reason_to_refuse(house: House) -> None:
