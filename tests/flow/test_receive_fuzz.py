@@ -77,6 +77,8 @@ def test_mutated_streams(tmp_path: Path, long_run: bool) -> None:
     count = 2_500 if long_run else 500
     limits = {"pdu_timeout_seconds": 2.0, "release_timeout_seconds": 0.5, "association_request_timeout_seconds": 1.0}
     with Receiver(tmp_path / "spool", max_associations=2000, **limits) as receiver:
+        names = {"receiver", "association-log"}
+        wait_until(lambda: names <= {one.name for one in threading.enumerate()}, "the receiver's own threads", 10.0)
         before = threading.active_count()
         attackers = [threading.Thread(target=attack, args=(receiver.port, SEED + n, count)) for n in range(4)]
         for attacker in attackers:
