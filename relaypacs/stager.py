@@ -69,24 +69,24 @@ class Stager:
         if self._pool is not None:
             done = self._put_at_once(self._pool, found, problems)
             for some in _gathered(done):
-                self._tell(some)
+                self._tell(some, found)
         elif chosen := self._announced(found, problems):
             keys = list(self._put_in_turn(chosen, problems))
             if keys:
                 reach("sweep.copied")
                 self._staging.sync()
                 reach("sweep.synced")
-                self._tell(keys)
+                self._tell(keys, found)
         return problems
 
     def stop(self) -> None:
         """From another thread: begin no further put."""
         self._stopping.set()
 
-    def _tell(self, keys: Sequence[tuple[int, str]]) -> None:
+    def _tell(self, keys: Sequence[tuple[int, str]], copied: Sequence[Unstaged]) -> None:
         if self._shared:
             reach("sweep.copied")
-        self._jobs.staged(keys, self._clock())
+        self._jobs.staged(keys, self._clock(), copied=copied)
         reach("sweep.staged")
         _STAGED.inc(len(keys))
         self.staged += len(keys)

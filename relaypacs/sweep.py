@@ -238,7 +238,11 @@ class Sweep:
 
     def purge(self) -> int:
         """Delete staged files that were settled longer ago than `keep`, or are only kept on a disk that is short of
-        room, and what an attempt to stage left. Returns how many."""
+        room, and what an attempt to stage left. Returns how many; none while another node purges shared staging."""
+        with self._jobs.purges.alone() as mine:
+            return self._purge(mine) if mine() else 0
+
+    def _purge(self, mine: Callable[[], bool]) -> int:
         before = None
         if self._keep_seconds is not None:
             before = self._clock() - max(self._keep_seconds if self._keeps() else 0.0, self._lag_seconds)
@@ -249,6 +253,8 @@ class Sweep:
         ]
         for _, key in rows:
             reach("sweep.purging")
+            if not mine():
+                raise JobsError("Another node has begun to purge.")
             self._staging.delete(key)
         if rows:
             reach("sweep.purged")

@@ -101,15 +101,8 @@ def will_stage(connection: Connection, keys: Sequence[tuple[int, str]]) -> set[i
     return able
 
 
-def staged(connection: Connection, keys: Sequence[tuple[int, str]], now: float, *, shared: bool) -> None:
-    """The instances' bytes are durable in staging under these keys, which `will_stage` has noted.
-
-    In shared staging nothing was noted. There neither they nor their live deliveries are one node's own any more, and
-    the spool's copy no longer counts.
-    """
-    if shared:
-        _staged_for_all(connection, keys, now)
-        return
+def staged(connection: Connection, keys: Sequence[tuple[int, str]], now: float) -> None:
+    """The instances' bytes are durable in staging under these keys, which `will_stage` has noted."""
     connection.execute(
         update(instance)
         .where(instance.c.id == bindparam("key"), instance.c.purging_key == bindparam("name"))
@@ -118,15 +111,32 @@ def staged(connection: Connection, keys: Sequence[tuple[int, str]], now: float, 
     )
 
 
-def _staged_for_all(connection: Connection, keys: Sequence[tuple[int, str]], now: float) -> None:
+def staged_for_all(
+    connection: Connection, keys: Sequence[tuple[int, str]], now: float, *, copied: Sequence[Unstaged]
+) -> None:
+    """As `staged`, in staging that all nodes share, where nothing was noted: `copied` is what was read before the puts.
+
+    Neither the instances nor their live deliveries are one node's own any more, and the spool's copy no longer counts.
+    One whose bytes are not where they were copied from is left out: its file may have been purged since it was put.
+    """
+    origins = {one.instance_id: one for one in copied}
+    rows = [
+        {"key": instance_id, "name": name, "segment": origin.generation, "offset": origin.file_offset}
+        for instance_id, name in keys
+        if (origin := origins.get(instance_id)) is not None
+    ]
+    if not rows:
+        return
     connection.execute(
         update(instance)
-        .where(instance.c.id == bindparam("key"), instance.c.staged_key.is_(None), instance.c.purging_key.is_(None))
+        .where(instance.c.id == bindparam("key"), UNSTAGED, instance.c.purging_key.is_(None))
+        .where(instance.c.generation == bindparam("segment"), instance.c.file_offset == bindparam("offset"))
         .values(staged_key=bindparam("name"), staged_at=now, node=ANYWHERE, generation=None),
-        [{"key": instance_id, "name": staged_key} for instance_id, staged_key in keys],
+        rows,
     )
     for ids in chunks(instance_id for instance_id, _ in keys):
-        theirs = select(delivery.c.id).where(delivery.c.instance_id.in_(ids), LIVE, delivery.c.home != ANYWHERE)
+        there = select(instance.c.id).where(instance.c.id.in_(ids), instance.c.node == ANYWHERE)
+        theirs = select(delivery.c.id).where(delivery.c.instance_id.in_(there), LIVE, delivery.c.home != ANYWHERE)
         found = connection.scalars(theirs.order_by(delivery.c.id).with_for_update()).all()
         for some in chunks(found):
             connection.execute(update(delivery).where(delivery.c.id.in_(some)).values(home=ANYWHERE))

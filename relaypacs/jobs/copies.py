@@ -38,13 +38,14 @@ class Copies:
     def __init__(self, reading: Callable[[], AbstractContextManager[Connection]]) -> None:
         self._reading = reading
 
-    def only_in_spool(self, uids: Iterable[str]) -> dict[str, list[tuple[str, Unstaged]]]:
-        """By SOP Instance UID as received: its instances that are in no staging yet and not dropped, with their node.
+    def only_in_spool(self, uids: Iterable[str]) -> dict[str, list[tuple[str | None, Unstaged]]]:
+        """By SOP Instance UID as received: its instances that are in no staging yet and not dropped.
 
-        A UID that no row has is left out; one whose instances are all in staging, or need none, has an empty list.
+        Each with the node that may stage it: none while a file is being deleted under its key. A UID that no row has is
+        left out; one whose instances are all in staging, or need none, has an empty list.
         """
         asked = {storable(uid): uid for uid in uids}
-        found: dict[str, list[tuple[str, Unstaged]]] = {}
+        found: dict[str, list[tuple[str | None, Unstaged]]] = {}
         with self._reading() as connection:
             for some in chunks(asked):
                 rows = connection.execute(
@@ -53,16 +54,17 @@ class Copies:
                         instance.c.node,
                         instance.c.verdict,
                         instance.c.staged_key,
+                        instance.c.purging_key,
                         *UNSTAGED_COLUMNS,
                     )
                     .join_from(instance, association)
                     .where(instance.c.sop_instance_uid.in_(some))
                 )
-                for uid, node, verdict, staged_key, *rest in rows:
+                for uid, node, verdict, staged_key, purging_key, *rest in rows:
                     there = found.setdefault(asked[uid], [])
                     unstaged = Unstaged(*rest)
                     if staged_key is None and unstaged.generation is not None and verdict != Routed.DROPPED:
-                        there.append((node, unstaged))
+                        there.append((node if purging_key is None else None, unstaged))
         return found
 
     def of_study(self, study_instance_uid: str) -> list[Copy]:

@@ -43,6 +43,7 @@ BUSY_SECONDS = 30.0
 _READERS = 8
 _WRITE = "write sqlite:///PATH or postgresql://USER@HOST/DATABASE (several hosts: HOST:PORT,HOST:PORT)"
 _MIGRATION_LOCK = 0x52454C41  # "RELA"
+_PURGING_LOCK = _MIGRATION_LOCK + 1
 _CHECKPOINT_PAGES = 4000
 """The WAL is copied back after 16 MiB: four times SQLite's default, so a page that changes often is copied less."""
 _CACHE_KIB = 32 * 1024
@@ -288,3 +289,13 @@ def lock_for_migration(connection: Connection) -> None:
     """Make other migrating processes wait until this transaction ends. On SQLite `BEGIN IMMEDIATE` has done that."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+
+
+def lock_for_purging(connection: Connection) -> bool:
+    """Whether this transaction, until it ends, is the only one to purge; may be asked again.
+
+    On SQLite, which only one node has, it always is.
+    """
+    if connection.dialect.name != "postgresql":
+        return True
+    return bool(connection.scalar(select(func.pg_try_advisory_xact_lock(_PURGING_LOCK))))

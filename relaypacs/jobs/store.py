@@ -22,6 +22,7 @@ from relaypacs.jobs import ledger as books
 from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.copies import Copies
 from relaypacs.jobs.leases import Leases
+from relaypacs.jobs.purges import Purges
 from relaypacs.jobs.restore import Restoring
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.text import storable
@@ -53,8 +54,7 @@ class JobStore:
         self._clock = Clock(now)
         self._leases = Leases(self._writing, self._clock, shared=shared_staging)
         self.restoring = Restoring(self._reading, self._writing, identifiers=identifiers, shared=shared_staging)
-        # Where the next `purgeable` goes on, by node: (staged_at, instance id).
-        self._purge_after: dict[str, tuple[float, int]] = {}
+        self.purges = Purges(self._reading, self._writing, shared=shared_staging)
         # Where the next `forget` goes on: (received_at, instance id).
         self._forget_after = (0.0, 0)
         self.nodes = nodes.Nodes(self._reading, self._writing)
@@ -191,12 +191,18 @@ class JobStore:
         with self._writing() as connection:
             return instance_bytes.will_stage(connection, keys)
 
-    def staged(self, keys: Sequence[tuple[int, str]], now: float) -> None:
-        """The instances (id, staged key) are durable in staging, under the keys that `will_stage` was told, unless it
-        is shared: there nothing is told before, for the same bytes can be put again."""
+    def staged(self, keys: Sequence[tuple[int, str]], now: float, *, copied: Sequence[Unstaged] = ()) -> None:
+        """The instances (id, staged key) are durable in staging, under the keys that `will_stage` was told.
+
+        In shared staging nothing is told before, for the same bytes can be put again; `copied` holds what was read of
+        the instances before the puts, and one whose bytes are not there any more is not staged by this.
+        """
         if keys:
             with self._writing() as connection:
-                instance_bytes.staged(connection, keys, now, shared=self._leases.shared)
+                if self._leases.shared:
+                    instance_bytes.staged_for_all(connection, keys, now, copied=copied)
+                else:
+                    instance_bytes.staged(connection, keys, now)
 
     def segment_wanted(self, node: str, generation: str, keep: bool) -> bool:
         """Whether some instance's only bytes are in the segment, and owed or (`keep`) kept."""
@@ -218,24 +224,10 @@ class JobStore:
     def purgeable(self, node: str, *, settled_before: float | None, limit: int) -> list[tuple[int, str]]:
         """Instances (id, staged key) staged and settled before that time: delete the files, then say `purged`.
 
-        From now on the bytes count as gone; what was not finished before comes first, and alone without a time. Looks
-        at a bounded number of instances and goes on from there the next time.
+        For one who is `purges.alone`. From now on the bytes count as gone; what was not finished before comes first,
+        and alone without a time. Looks at a bounded number of instances and goes on from there the next time.
         """
-        over: list[int] = []
-        end: tuple[float, int] | None = None
-        with self._reading() as connection:
-            unfinished = instance_bytes.purging(connection, node, limit)
-            if settled_before is not None:
-                over, end = instance_bytes.staged_and_settled(
-                    connection, node, settled_before=settled_before, after=self._purge_after.get(node, (0.0, 0))
-                )
-        chosen = over[: limit - len(unfinished)]
-        if len(chosen) == len(over):
-            self._purge_after[node] = end or (0.0, 0)
-        if not chosen:
-            return unfinished
-        with self._writing() as connection:
-            return unfinished + instance_bytes.mark_purgeable(connection, chosen)
+        return self.purges.purgeable(node, settled_before=settled_before, limit=limit)
 
     def purged(self, keys: Sequence[tuple[int, str]]) -> None:
         """The files that `purgeable` named are deleted."""

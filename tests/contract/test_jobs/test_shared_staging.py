@@ -28,7 +28,7 @@ def claim(store: JobStore, node: str, limit: int = 100, now: float = 400.0) -> l
 
 def stage(store: JobStore, node: str = NODE, now: float = 300.0) -> list[int]:
     found = store.to_stage(node, received_before=1e9, keep=True, limit=100)
-    store.staged([(one.instance_id, f"key-{one.sop_instance_uid}") for one in found], now)
+    store.staged([(one.instance_id, f"key-{one.sop_instance_uid}") for one in found], now, copied=found)
     return [one.instance_id for one in found]
 
 
@@ -42,7 +42,7 @@ def test_any_node_claims_what_is_staged_and_nobody_what_another_holds(shared: Jo
     assert claim(shared, OTHER) == []
     assert shared.next_due("pacs", 400.0, node=OTHER) is None
     found = shared.to_stage(NODE, received_before=400.0, keep=True, limit=100)
-    shared.staged([(found[0].instance_id, "key-1")], 300.0)
+    shared.staged([(found[0].instance_id, "key-1")], 300.0, copied=found)
     assert shared.next_due("pacs", 400.0, node=OTHER) == 400.0
     claims = claim(shared, OTHER)
     assert uids(claims) == ["1.1"]
@@ -125,3 +125,28 @@ def test_a_staged_object_is_purged_once_by_whichever_node(shared: JobStore) -> N
     assert shared.purgeable(ANYWHERE, settled_before=1e9, limit=9) == [(instance_id, "key-1.1")]
     shared.purged([(instance_id, "key-1.1")])
     assert shared.purgeable(ANYWHERE, settled_before=1e9, limit=9) == []
+
+
+def test_what_was_purged_and_received_again_is_not_staged_by_an_older_put(shared: JobStore) -> None:
+    """Two stagers copy one instance; the slower one's file is purged before it can say so."""
+    shared.take_in(NODE, [arrival("1.1")], [], [], 1.0)
+    slow = shared.to_stage(NODE, received_before=1e9, keep=True, limit=9)
+    (instance_id,) = stage(shared)
+    shared.settle(settled(claim(shared, NODE), SENT), 410.0)
+    marked = shared.purgeable(ANYWHERE, settled_before=1e9, limit=9)
+    shared.take_in(NODE, [arrival("1.1", generation="g2")], [], [], 420.0)
+    shared.purged(marked)
+    shared.staged([(instance_id, "key-1.1")], 430.0, copied=slow)
+    assert [(one.location.generation, one.location.staged_key) for one in claim(shared, NODE)] == [("g2", None)]
+    assert shared.segment_needed(NODE, "g2", keep=False) is True
+
+
+def test_while_a_file_is_deleted_nobody_may_stage_its_instance_or_take_it_for_staged(shared: JobStore) -> None:
+    shared.take_in(NODE, [arrival("1.1")], [], [], 1.0)
+    stage(shared)
+    shared.settle(settled(claim(shared, NODE), SENT), 410.0)
+    marked = shared.purgeable(ANYWHERE, settled_before=1e9, limit=9)
+    shared.take_in(NODE, [arrival("1.1", generation="g2")], [], [], 420.0)
+    assert [node for node, _ in shared.copies.only_in_spool(["1.1"])["1.1"]] == [None]
+    shared.purged(marked)
+    assert [node for node, _ in shared.copies.only_in_spool(["1.1"])["1.1"]] == [NODE]

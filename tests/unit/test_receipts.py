@@ -1,0 +1,124 @@
+"""The receipt desk over its real socket, spool and job table: who gets a receipt, and for what nobody does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import ANYWHERE
+from relaypacs.model import Delivered, Settlement
+from relaypacs.receipts import ReceiptDesk
+from relaypacs.stager import Stager
+from relaypacs.staging.filesystem import FilesystemStaging
+from relaypacs.staging.protocol import StagedFacts
+from relaypacs.wake.receipts import ReceiptAsker, ReceiptSocket
+from tests.unit.relay_rooms import NODE, Rooms, dataset
+
+HANG_SECONDS = 30.0
+
+
+class Bucket(FilesystemStaging):
+    """A stand-in for a bucket: a folder in which a key can be put twice; `gates` hold back puts by length."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.gates: dict[int, threading.Event] = {}
+        self.puts: list[str] = []
+
+    def put(self, key: str, source_fd: int, offset: int, length: int, facts: StagedFacts | None = None) -> None:
+        self.puts.append(key)
+        if length in self.gates:
+            assert self.gates[length].wait(HANG_SECONDS)
+        super().put(key, source_fd, offset, length, facts)
+
+
+class Site:
+    """A node with shared staging, its desk running, and one who asks it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rooms = Rooms(folder)
+        self.jobs = JobStore.open(f"sqlite:///{folder}/jobs.sqlite", shared_staging=True)
+        self.bucket = Bucket(folder / "bucket")
+        self.stager = self._stager()
+        self.desk = ReceiptDesk(
+            ReceiptSocket(folder / "receipts"),
+            node=NODE,
+            rows=self.rooms.intake,
+            jobs=self.jobs,
+            stager=self._stager(),
+        )
+        self.asker = ReceiptAsker(folder / "receipts")
+        self._thread = threading.Thread(target=self.desk.run)
+        self._thread.start()
+
+    def _stager(self) -> Stager:
+        return Stager(
+            node=NODE,
+            reader=self.rooms.reader,
+            jobs=self.jobs,
+            staging=self.bucket,
+            segment_gone=self.rooms.intake.forgotten,
+            hash_key=b"key",
+            date="study",
+            shared=True,
+            puts_at_once=4,
+        )
+
+    def stage_all(self) -> None:
+        found = self.jobs.to_stage(NODE, received_before=1e12, keep=True, limit=100)
+        assert self.stager.stage(found) == []
+
+    def deliver_all(self) -> None:
+        now = self.rooms.clock.now
+        claims = self.jobs.claim("pacs", node=NODE, limit=100, lease_seconds=60, now=now)
+        assert claims
+        self.jobs.settle([Settlement(one, Delivered(), now, now) for one in claims], now)
+
+    def close(self) -> None:
+        for gate in self.bucket.gates.values():
+            gate.set()
+        self.desk.stop()
+        self._thread.join()
+        self.asker.close()
+        self.jobs.close()
+        self.rooms.writer.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+def test_a_receipt_is_given_for_what_is_staged(site: Site) -> None:
+    committed = site.rooms.receive("1.2.1")
+    site.rooms.intake.recover()
+    assert site.asker.wait(committed, "1.2.1", HANG_SECONDS)
+    assert site.jobs.copies.only_in_spool(["1.2.1"]) == {"1.2.1": []}
+
+
+def test_while_its_file_is_deleted_an_object_received_again_is_neither_put_nor_receipted(site: Site) -> None:
+    """The put would succeed, for the file is there, and the deletion would then take it."""
+    site.rooms.receive("1.2.1")
+    site.rooms.intake.recover()
+    site.stage_all()
+    site.deliver_all()
+    marked = site.jobs.purgeable(ANYWHERE, settled_before=1e12, limit=9)
+    assert len(marked) == 1
+    site.bucket.puts.clear()
+    again = site.rooms.receive("1.2.1", association="a2")
+    site.rooms.intake.recover()
+    assert not site.asker.wait(again, "1.2.1", 1.0)
+    assert site.bucket.puts == []
+    for _, key in marked:
+        site.bucket.delete(key)
+    site.jobs.purged(marked)
+    assert site.asker.wait(again, "1.2.1", HANG_SECONDS)
+    assert len(site.bucket.puts) == 1
+    with site.bucket.open(site.bucket.puts[0]) as file:
+        assert bytes(file).endswith(dataset("1.2.1"))
