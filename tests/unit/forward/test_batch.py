@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -232,17 +233,10 @@ def test_a_pace_is_kept_and_given_up_when_the_node_stops(house: House, settler: 
         waits.append(seconds)
         return len([one for one in waits if one]) == 3
 
-    claims = claim_all(house)
-    settler.hold(claims)
-    batch = Batch(
-        claims,
-        source=ByteSource(house.reader, house.staging),
-        settler=settler,
-        schedule=parse_schedule("1x1h"),
-        moved=set(),
-        site=Site("there", lambda _: None),
-        number=0,
-        trial=False,
+    batch = paced(
+        claim_all(house),
+        house,
+        settler,
         stopping=stopping,
         pace=Pace(objects_per_second=1, clock=lambda: 100.0),
     )
@@ -251,6 +245,62 @@ def test_a_pace_is_kept_and_given_up_when_the_node_stops(house: House, settler: 
     assert [one for one in waits if one] == pytest.approx([1.0, 2.0, 3.0], abs=0.5)
     assert sender.rested == 2  # a second is not worth it
     house.wait_states({State.DELIVERED: 3, State.QUEUED: 1})
+
+
+class Again(Scripted):
+    """Asks twice for each claim, as a sender does that a peer left in between, and then sends it."""
+
+    def deliver(self, batch: Sequence[Claim], read: Read, report: Report, proceed: Proceed) -> Trouble | None:
+        def twice(claims: Sequence[Claim], rest: Callable[[], None]) -> bool:
+            return proceed(claims, rest) and proceed(claims, rest)
+
+        return super().deliver(batch, read, report, twice)
+
+
+def paced(claims: list[Claim], house: House, settler: Settler, **settings: Any) -> Batch:
+    settler.hold(claims)
+    return Batch(
+        claims,
+        source=ByteSource(house.reader, house.staging),
+        settler=settler,
+        schedule=parse_schedule("1x1h"),
+        moved=set(),
+        number=0,
+        trial=False,
+        **{"site": Site("there", lambda _: None), "stopping": lambda _: False, **settings},
+    )
+
+
+def test_a_pace_is_charged_once_for_an_instance_and_not_for_one_that_was_not_sent(
+    house: House, settler: Settler
+) -> None:
+    house.receive(4)
+    sent: list[Claim] = []
+    pace = Pace(objects_per_second=1, clock=lambda: 100.0)
+
+    def answer(claim: Claim) -> Outcome:
+        sent.append(claim)
+        return Delivered()
+
+    paced(claim_all(house), house, settler, pace=pace, stopping=lambda seconds: seconds > 0 and len(sent) == 2).run(
+        Again(answer)
+    )
+    house.wait_states({State.DELIVERED: 2, State.QUEUED: 2})
+    assert pace.take(1) == pytest.approx(2.0)
+
+
+def test_hours_that_end_while_the_pace_is_waited_for_end_the_batch(house: House, settler: Settler) -> None:
+    house.receive(3)
+    closed = [0.0]
+
+    def waits(seconds: float) -> bool:
+        closed[0] = 3600.0 if seconds > 0 else closed[0]
+        return False
+
+    site = Site("there", lambda _: None, closed_for=lambda _: closed[0])
+    pace = Pace(objects_per_second=1, clock=lambda: 100.0)
+    paced(claim_all(house), house, settler, pace=pace, site=site, stopping=waits).run(Scripted(lambda _: Delivered()))
+    house.wait_states({State.DELIVERED: 1, State.QUEUED: 2})
 
 
 def test_out_of_resources_now_and_then_is_the_instances_own(house: House, settler: Settler) -> None:
