@@ -31,11 +31,12 @@ from relaypacs.policy.admission import Admitted, Rejected
 from relaypacs.receive.certificates import Certificates
 from relaypacs.receive.doors import Door, Doors
 from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS
-from relaypacs.receive.opening import NotOpened, Opening, tell_closed, tell_not_opened, tell_timeout
+from relaypacs.receive.opening import NotOpened, Opening, tell_not_opened
 from relaypacs.receive.request import decide, overload, tell_broken, tell_rejected
 from relaypacs.receive.room import Room
 from relaypacs.receive.running import Running
 from relaypacs.receive.serving import Serving
+from relaypacs.receive.unasked import Unasked
 from relaypacs.receive.waiting import Phase, Queues, Waiting, spoken, timeouts_of
 
 CONNECTIONS_OPEN = Gauge(
@@ -88,6 +89,7 @@ class Edge:
         self._tidy_at: float | None = None
         self._tidies_left = 0
         self._running = Running()
+        self._unasked = Unasked()
 
     def run(self) -> None:
         """Serve until the room is told to stop, then close the listeners and what has no association yet."""
@@ -106,6 +108,7 @@ class Edge:
             self._expire(time.monotonic())
         for waiting in self._queues:
             self._close(waiting)
+        self._unasked.tell()
         self._doors.close()
         self._selector.close()
 
@@ -127,7 +130,7 @@ class Edge:
     def _patience(self) -> float | None:
         look_at = self._certificates.look_at if self._certificates is not None else None
         ats = (self._queues.next_deadline(), self._doors.again_at, self._tidy_at, look_at)
-        deadlines = [at for at in ats if at is not None]
+        deadlines = [at for at in (*ats, self._unasked.tell_at) if at is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _accept(self, door: Door) -> None:
@@ -165,15 +168,14 @@ class Edge:
 
     def _displace(self, waiting: Waiting) -> None:
         """Close one that has had its answer, or that has waited longest: who means it asks when it connects."""
-        if not waiting.refused:
-            log.event(log.WARNING, "connection-displaced", "too many connections wait", peer=waiting.peer)
+        self._unasked.displaced(waiting)
         self._close(waiting)
 
     def _expire(self, now: float) -> None:
         for waiting in self._queues.expired(now):
-            if not waiting.refused:
-                tell_timeout(waiting)
+            self._unasked.timed_out(waiting)
             self._close(waiting)
+        self._unasked.tell(now)
         if self._certificates is not None:
             self._certificates.look(now)
         if self._doors.again_at is not None and self._doors.again_at <= now:
@@ -210,8 +212,7 @@ class Edge:
         except OSError:
             data = b""
         if not data:
-            if not waiting.refused:
-                tell_closed(waiting)
+            self._unasked.closed(waiting)
             self._close(waiting)
         elif not waiting.refused:
             try:
@@ -222,7 +223,7 @@ class Edge:
                 tell_not_opened(self._room, error, waiting)
                 self._refuse(waiting, error.last_words)
             except (EOFError, OSError):
-                tell_closed(waiting)
+                self._unasked.closed(waiting)
                 self._close(waiting)
 
     def _go_on(self, waiting: Waiting, data: bytes) -> None:

@@ -19,16 +19,11 @@ from relaypacs.receive.proxy import SIGNATURE, STRAY_HEADER, ProxyError, read_he
 from relaypacs.receive.rejections import Refusal
 from relaypacs.receive.request import REJECTED
 from relaypacs.receive.room import Room
-from relaypacs.receive.waiting import Phase, Waiting, spoken
+from relaypacs.receive.waiting import Waiting, spoken
 from relaypacs.upper.tls import Channel, TlsFailed, speaks_tls
 
 HANDSHAKES = Counter("relaypacs_tls_handshakes_total", "TLS handshakes on reception, by how they ended.", ["outcome"])
 _PDU_TYPES = range(1, 8)
-_TIMEOUTS = {
-    Phase.HEADER: ("proxy-header-timeout", "no PROXY protocol header came in time"),
-    Phase.HANDSHAKE: ("tls-handshake-timeout", "the TLS handshake was not done in time"),
-    Phase.REQUEST: ("association-request-timeout", "no A-ASSOCIATE-RQ came in time"),
-}
 _PLAIN = "the peer speaks DICOM without TLS, and this port is for TLS: set TLS there, or use the plain port"
 _NOT_TLS = "the peer does not speak TLS, and this port is for TLS"
 
@@ -127,18 +122,6 @@ def tell_not_opened(room: Room, error: NotOpened, waiting: Waiting) -> None:
 
 def _plain(data: bytes) -> bool:
     return data[0] in _PDU_TYPES and data[1:2] in (b"", b"\0")
-
-
-def tell_closed(waiting: Waiting) -> None:
-    """Log that a peer closed without an association request; a look whether we are there is a debug line."""
-    level = log.INFO if waiting.begun else log.DEBUG
-    log.event(level, "connection-closed", "closed before an association was requested", peer=waiting.peer)
-
-
-def tell_timeout(waiting: Waiting) -> None:
-    """Log that a peer did not send in time what is awaited of it."""
-    level = log.WARNING if waiting.begun else log.DEBUG if waiting.local else log.INFO
-    log.event(level, *_TIMEOUTS[waiting.phase], peer=waiting.peer)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from relaypacs.receive.rejections import LINES
 from tests.peers.node import Node
+from tests.peers.pki import Authority
 from tests.peers.ports import free_port, wait_until
 from tests.peers.raw import AC, RJ, Raw, associate_rq
 from tests.peers.receiver import Receiver
@@ -54,6 +56,38 @@ def test_silent_connections_make_room_for_those_who_ask(tmp_path: Path, limit: s
         assert all(peer.is_closed() for peer in silent)
         assert ask(stack, receiver.port) == TRANSIENT
         assert len(receiver.lines("connection-displaced")) == 3
+
+
+@pytest.mark.parametrize("begins", ["in the clear", "as a TLS handshake"])
+def test_who_only_begins_fills_no_log(tmp_path: Path, begins: str) -> None:
+    """One byte and a close, or a broken handshake, again and again: the first few have a line, the rest a number."""
+    many = 60
+    tls = Authority(tmp_path / "ca").issue().tls() if "TLS" in begins else None
+    with Receiver(tmp_path / "spool", tls=tls) as receiver:
+        for _ in range(many):
+            if tls is None:
+                with Raw(receiver.port) as peer:
+                    peer.send(b"\x01")
+            else:
+                with Raw(receiver.tls_port) as peer:
+                    peer.send(b"\x16\x03\x01\x00\x05hello")
+                    peer.is_closed()  # after an alert
+        with Raw(receiver.port) as last:
+            assert last.associate() == AC
+            wait_until(lambda: not_closed(receiver.port) == 1, "every end seen", 10.0)
+        receiver.stop()
+        lines = [line for line in receiver.lines() if line["level"] != "DEBUG"]
+        ends = [line for line in lines if line["event"] in ("connection-closed", "connection-refused")]
+        again = [line for line in lines if line["event"].endswith("-again")]
+    assert len(ends) == LINES
+    assert [line["more"] for line in again] == [many - LINES]
+    assert len(lines) < 15
+
+
+def not_closed(port: int) -> int:
+    """Connections to a port of this process that are not closed on our side."""
+    mine = psutil.Process().net_connections("tcp")
+    return sum(one.laddr.port == port and one.status in ("CLOSE_WAIT", "ESTABLISHED") for one in mine)
 
 
 def connects(port: int) -> bool:
