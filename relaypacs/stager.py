@@ -102,7 +102,8 @@ class Stager:
                 continue
             room -= row.file_length
             fitting.append((row, self._key(row)))
-        able = self._jobs.will_stage([(row.instance_id, key) for row, key in fitting]) if fitting else set()
+        keys = [(row.instance_id, key) for row, key in fitting]
+        able = self._jobs.will_stage(keys, node=self._node) if keys else set()
         reach("sweep.announced")
         return [one for one in fitting if one[0].instance_id in able]
 

@@ -29,6 +29,8 @@ class Version:
     verdict: str
     conflict: bool
     has_bytes: bool
+    elsewhere: bool = False
+    """Its only bytes are in the spool of another node, which may never come back."""
     id: int | None = None
     row: dict[str, object] | None = None
     changes: dict[str, object] = field(default_factory=dict)
@@ -50,6 +52,8 @@ class Batch:
         self.versions: dict[str, list[Version]] = dict(known)
         self.deliveries: list[tuple[Version, dict[str, Any]]] = []
         self.superseded: list[tuple[int, str]] = []
+        self.moved: list[int] = []
+        """Instances whose deliveries are this node's now, as their bytes are."""
         self.tallies: dict[tuple[str, str], Counter[str]] = {}
         self.queued: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
@@ -124,10 +128,13 @@ class Batch:
         )
 
     def _again(self, version: Version, arrival: Arrival) -> None:
-        """An identical object: it brings its bytes if they were gone, and its route if nobody wanted it before."""
-        if not version.has_bytes:
+        """An identical object: it brings its bytes if they were gone or at another node's mercy, though this node has
+        answered for them; and its route if nobody wanted it before."""
+        if not version.has_bytes or (version.elsewhere and arrival.staged_key is None):
             version.changes |= self._location(arrival)
-            version.has_bytes, version.home = True, self.node
+            if version.elsewhere and version.id is not None:
+                self.moved.append(version.id)
+            version.has_bytes, version.elsewhere, version.home = True, False, self.node
         if version.verdict == Routed.UNROUTED or arrival.route.verdict is Routed.ROUTED:
             if version.verdict != arrival.route.verdict:
                 version.changes |= {"verdict": arrival.route.verdict, "rule": arrival.route.rule}

@@ -85,15 +85,16 @@ UNSTAGED_COLUMNS: tuple[ColumnElement[Any], ...] = (
 """Those of `Unstaged`, in its order."""
 
 
-def will_stage(connection: Connection, keys: Sequence[tuple[int, str]]) -> set[int]:
-    """Note the keys (by instance id) that files are about to be put under; returns the ids that may be.
+def will_stage(connection: Connection, keys: Sequence[tuple[int, str]], node: str) -> set[int]:
+    """Note the keys (by instance id) that the node's files are about to be put under; returns the ids that may be.
 
     Until `staged` the file counts as one to be deleted: what a killed process leaves is found by the next purge.
     """
     ids = [instance_id for instance_id, _ in keys]
     able: set[int] = set()
     for some in chunks(ids):
-        these = select(instance.c.id).where(instance.c.id.in_(some), UNSTAGED, instance.c.purging_key.is_(None))
+        mine = (instance.c.node == node, UNSTAGED, instance.c.purging_key.is_(None))
+        these = select(instance.c.id).where(instance.c.id.in_(some), *mine)
         able.update(connection.scalars(these.order_by(instance.c.id).with_for_update()))
     rows = [{"key": instance_id, "purging_key": name} for instance_id, name in keys if instance_id in able]
     if rows:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, func, insert, select, true, update
 
 from relaypacs.errors import RowsLost
 from relaypacs.failpoint import reach
@@ -19,7 +19,7 @@ from relaypacs.jobs.batch import Batch, Version
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import supersede
 from relaypacs.jobs.dialect import insert_rows, may_lose_commits, upsert
-from relaypacs.jobs.schema import LIVE, association, checkpoint, delivery, instance, tally
+from relaypacs.jobs.schema import LIVE, NOT_OVER, UNSTAGED, association, checkpoint, delivery, instance, tally
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import Arrival, AssociationEnd, TakenIn
 from relaypacs.model import Checkpoint, State
@@ -36,22 +36,24 @@ def take_in(
     *,
     now: float,
     identifiers: bool,
+    shared: bool,
 ) -> TakenIn:
     """Write everything that `arrivals` and `ends` come to, and how far the segments have been read.
 
     What a stored checkpoint covers is left out: a batch may come a second time whose commit succeeded though the
-    answer was lost.
+    answer was lost. `shared`: staging is.
     """
     read_to = _read_to(connection, node, {one.generation for one in checkpoints})
     arrivals = [one for one in arrivals if one.record.at.end > read_to.get(one.record.at.generation, 0)]
     checkpoints = [one for one in checkpoints if one.end > read_to.get(one.generation, -1)]
-    batch = Batch(node, now, _known(connection, arrivals), identifiers)
+    batch = Batch(node, now, _known(connection, node, arrivals, shared=shared), identifiers)
     for arrival in arrivals:
         batch.add(arrival)
     _write_associations(connection, arrivals, [end for end in ends if end.admitted])
     associations.write(connection, node, ends)
     _write_instances(connection, batch)
     reach("jobs.mid-take-in")
+    _move_home(connection, node, batch.moved)
     _write_deliveries(connection, batch)
     upsert(
         connection,
@@ -98,8 +100,10 @@ def _read_to(connection: Connection, node: str, generations: set[str]) -> dict[s
     return found
 
 
-def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[str, list[Version]]:
+def _known(connection: Connection, node: str, arrivals: Sequence[Arrival], *, shared: bool) -> dict[str, list[Version]]:
     """What is stored under the arrivals' UIDs, oldest first, with the deliveries of those that arrive again."""
+    # A file that another node has announced or deletes in its own folder is that one's to finish.
+    idle = true() if shared else instance.c.purging_key.is_(None)
     known: dict[str, list[Version]] = {}
     digests = {arrival.digest for arrival in arrivals}
     again: dict[int, Version] = {}
@@ -116,6 +120,7 @@ def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[str, lis
                 instance.c.verdict,
                 instance.c.conflict,
                 (instance.c.generation.is_not(None) | instance.c.staged_key.is_not(None)).label("has_bytes"),
+                and_(UNSTAGED, instance.c.node != node, idle).label("elsewhere"),
             )
             .join_from(instance, association)
             .where(instance.c.sop_instance_uid.in_(uids))
@@ -133,6 +138,7 @@ def _known(connection: Connection, arrivals: Sequence[Arrival]) -> dict[str, lis
                 verdict=row.verdict,
                 conflict=row.conflict,
                 has_bytes=bool(row.has_bytes),
+                elsewhere=bool(row.elsewhere),
                 id=row.id,
             )
             known.setdefault(row.sop_instance_uid, []).append(version)
@@ -198,6 +204,15 @@ def _write_instances(connection: Connection, batch: Batch) -> None:
     # The same statement for all rows that change in the same columns.
     for changes in changed.values():
         connection.execute(update(instance).where(instance.c.id == bindparam("key")), changes)
+
+
+def _move_home(connection: Connection, node: str, instance_ids: Sequence[int]) -> None:
+    """What is not over of these instances is `node`'s to deliver; who has it claimed keeps it until the lease ends."""
+    for ids in chunks(instance_ids):
+        theirs = select(delivery.c.id).where(delivery.c.instance_id.in_(ids), NOT_OVER, delivery.c.home != node)
+        found = connection.scalars(theirs.order_by(delivery.c.id).with_for_update()).all()
+        for some in chunks(found):
+            connection.execute(update(delivery).where(delivery.c.id.in_(some)).values(home=node))
 
 
 def _write_deliveries(connection: Connection, batch: Batch) -> None:

@@ -50,11 +50,11 @@ class Restoring:
         """Give the staged objects (`staged_key` is set) rows; `node` becomes their home unless staging is shared."""
         home = ANYWHERE if self._shared else node
         with self._writing() as connection:
-            return _restore(connection, home, arrivals, now=now, identifiers=self._identifiers)
+            return _restore(connection, home, arrivals, now=now, identifiers=self._identifiers, shared=self._shared)
 
 
 def _restore(
-    connection: Connection, node: str, arrivals: Sequence[Arrival], *, now: float, identifiers: bool
+    connection: Connection, node: str, arrivals: Sequence[Arrival], *, now: float, identifiers: bool, shared: bool
 ) -> Restored:
     arrivals = _associated(connection, arrivals)
     known = _known(connection, arrivals)
@@ -71,7 +71,7 @@ def _restore(
             adopted.add(name)
         else:
             surplus += 1
-    done = take_in(connection, node, list(new.values()), [], [], now=now, identifiers=identifiers)
+    done = take_in(connection, node, list(new.values()), [], [], now=now, identifiers=identifiers, shared=shared)
     return Restored(
         instances=done.instances, found_again=len(adopted), surplus=surplus, queued=dict(done.queued), held=done.held
     )

@@ -132,7 +132,8 @@ class JobStore:
         """
         with self._writing() as connection:
             intake.check_begun(connection, node, begun or {})
-            return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, identifiers=self._identifiers)
+            kept = {"identifiers": self._identifiers, "shared": self._leases.shared}
+            return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, **kept)
 
     def forget_segment(self, node: str, generation: str) -> None:
         """The segment's file is gone: so are its checkpoint and whatever still points at it."""
@@ -183,13 +184,13 @@ class JobStore:
         with self._reading() as connection:
             return instance_bytes.to_stage(connection, node, received_before=received_before, keep=keep, limit=limit)
 
-    def will_stage(self, keys: Sequence[tuple[int, str]]) -> set[int]:
-        """Files are about to be put under these keys, by instance id; returns the ids that may be.
+    def will_stage(self, keys: Sequence[tuple[int, str]], *, node: str) -> set[int]:
+        """The node's files are about to be put under these keys, by instance id; returns the ids that may be.
 
         Say so before the first is put: until `staged` is said, `purgeable` names them, whatever happens in between.
         """
         with self._writing() as connection:
-            return instance_bytes.will_stage(connection, keys)
+            return instance_bytes.will_stage(connection, keys, node)
 
     def staged(self, keys: Sequence[tuple[int, str]], now: float, *, copied: Sequence[Unstaged] = ()) -> None:
         """The instances (id, staged key) are durable in staging, under the keys that `will_stage` was told.

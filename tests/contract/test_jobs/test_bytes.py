@@ -15,7 +15,7 @@ from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, discarded, resent
 
 def put(store: JobStore, keys: Sequence[tuple[int, str]], now: float) -> None:
     """What the sweep does around copying the files."""
-    assert store.will_stage(keys) == {instance_id for instance_id, _ in keys}
+    assert store.will_stage(keys, node=NODE) == {instance_id for instance_id, _ in keys}
     store.staged(keys, now)
 
 
@@ -200,10 +200,10 @@ def test_purging_looks_at_everything_in_bounded_steps(store: JobStore) -> None:
 
 def test_a_file_is_known_before_it_is_put(store: JobStore) -> None:
     store.take_in(NODE, [arrival("1.1"), arrival("1.2")], [], [], 1.0)
-    assert store.will_stage([(1, "key-1"), (2, "key-2"), (3, "key-3")]) == {1, 2}, "there is no instance 3"
+    assert store.will_stage([(1, "key-1"), (2, "key-2"), (3, "key-3")], node=NODE) == {1, 2}, "there is no instance 3"
     # The process dies here, with files or without; the next life deletes before it stages.
     assert to_stage(store) == []
-    assert store.will_stage([(1, "key-1")]) == set()
+    assert store.will_stage([(1, "key-1")], node=NODE) == set()
     assert store.segment_needed(NODE, "g1", keep=False) is True
     assert purgeable(store, before=0.0) == [(1, "key-1"), (2, "key-2")]
     assert store.purgeable(NODE, settled_before=None, limit=9) == [(1, "key-1"), (2, "key-2")]
@@ -219,4 +219,4 @@ def test_a_file_is_known_before_it_is_put(store: JobStore) -> None:
 def test_what_is_staged_is_not_announced_again(store: JobStore) -> None:
     store.take_in(NODE, [arrival("1.1")], [], [], 1.0)
     stage(store)
-    assert store.will_stage([(1, "key-9")]) == set()
+    assert store.will_stage([(1, "key-9")], node=NODE) == set()

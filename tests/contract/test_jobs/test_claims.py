@@ -30,7 +30,7 @@ def test_a_claim_says_all_a_worker_needs(store: JobStore) -> None:
     assert (at.node, at.generation, at.staged_key) == (NODE, "g1", None)
     assert (at.file_offset, at.file_length, at.dataset_offset, at.dataset_length) == (5120, 33_000, 5500, 32_620)
     assert at.dataset_crc32c == 0xDEADBEEF
-    store.will_stage([(one.instance_id, "2024/key.dcm")])
+    store.will_stage([(one.instance_id, "2024/key.dcm")], node=NODE)
     store.staged([(one.instance_id, "2024/key.dcm")], 102.0)
     (again,) = claim(store, now=2000.0)
     assert again.location.staged_key == "2024/key.dcm"

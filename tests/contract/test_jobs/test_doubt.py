@@ -126,11 +126,11 @@ def test_staging_and_purging(store: JobStore, far: JobStore, network: CuttingPro
     store.take_in(NODE, [arrival()], [], [], 1.0)
     far.settle(settled(far.claim("pacs", node=NODE, limit=1, lease_seconds=LEASE, now=2.0)), 3.0)
     keys = [(1, "key")]
-    doubtful(network, when, lambda: far.will_stage(keys))
+    doubtful(network, when, lambda: far.will_stage(keys, node=NODE))
     if when == "after":  # nothing was put; it is deleted all the same, and staged then
         assert far.purgeable(NODE, settled_before=None, limit=9) == keys
         far.purged(keys)
-    assert far.will_stage(keys) == {1}
+    assert far.will_stage(keys, node=NODE) == {1}
     doubtful(network, when, lambda: far.staged(keys, 4.0))
     assert far.purgeable(NODE, settled_before=None, limit=9) == ([] if when == "after" else keys)
     far.staged(keys, 4.0)

@@ -39,7 +39,7 @@ def test_what_a_drained_node_owed_is_a_dead_letter_and_comes_back_with_its_bytes
     store.settle(settled([sent]), 3.0)
     store.settle(settled([later], Deferred("x", Scope.SITE), retry_at=1e6), 3.0)
     store.give_back([waits])
-    store.will_stage([(later.instance_id, "key")])
+    store.will_stage([(later.instance_id, "key")], node=NODE)
     store.staged([(later.instance_id, "key")], 3.0)
     assert (store.owes(NODE), store.owes("node-b"), store.owes("nobody")) == (3, 1, None)
     done = 0

@@ -8,7 +8,7 @@ import pytest
 
 from relaypacs.errors import RowsLost
 from relaypacs.jobs.store import JobStore
-from relaypacs.jobs.values import Arrival
+from relaypacs.jobs.values import Arrival, Drain
 from relaypacs.model import Checkpoint, Routed, State
 from tests.contract.test_jobs.conftest import Sql
 from tests.unit.jobs.made import NODE, SENT, arrival, end, settled
@@ -88,7 +88,7 @@ def test_what_is_being_put_or_deleted_or_another_nodes_is_left_alone(store: JobS
     store.take_in(NODE, [arrival("1.1"), arrival("1.2")], [], [], 1.0)
     store.take_in("node-b", [arrival("1.3")], [], [], 1.0)
     ids = {row.sop_instance_uid: row.instance_id for row in store.trace("1.2.3")}
-    store.will_stage([(ids["1.1"], "key-1.1")])
+    store.will_stage([(ids["1.1"], "key-1.1")], node=NODE)
     assert store.restoring.unknown(["key-1.1"]) == []
     done = store.restoring.restore(NODE, [staged("1.1"), staged("1.3")], 50.0)
     assert (done.instances, done.found_again, done.surplus) == (0, 0, 2)
@@ -170,3 +170,23 @@ def test_a_node_can_be_asked_to_take_nothing_more_in(store: JobStore) -> None:
     assert store.nodes.draining_since(NODE) == 5.0, "a restart does not undo it"
     store.nodes.drain(NODE, None)
     assert store.nodes.draining_since(NODE) is None
+
+
+def test_only_an_answer_to_the_last_request_counts(store: JobStore) -> None:
+    assert store.nodes.answers(NODE) is None
+    store.join(NODE, "folder", 1.0)
+    assert store.nodes.answers(NODE) is None, "it is not asked"
+    store.nodes.drain(NODE, 5.0)
+    store.nodes.answer(NODE, 5.0, None)
+    assert store.nodes.answers(NODE) == Drain(answers=1, drained=False)
+    store.nodes.answer(NODE, 5.0, 6.0)
+    assert store.nodes.answers(NODE) == Drain(answers=2, drained=True)
+    store.nodes.drain(NODE, 7.0)
+    store.nodes.answer(NODE, 5.0, 7.5)
+    assert store.nodes.answers(NODE) == Drain(answers=0, drained=False), "that was to the request before"
+    store.nodes.answer(NODE, 7.0, 8.0)
+    store.join(NODE, "folder", 9.0)
+    assert store.nodes.answers(NODE) == Drain(answers=1, drained=False), "another life has to look for itself"
+    store.nodes.drain(NODE, None)
+    store.nodes.answer(NODE, 7.0, 10.0)
+    assert store.nodes.answers(NODE) is None

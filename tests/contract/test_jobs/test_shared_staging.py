@@ -56,7 +56,7 @@ def test_without_shared_staging_only_the_node_that_has_the_bytes_claims(store: J
     store.take_in(NODE, [arrival("1.1")], [], [], 1.0)
     found = store.to_stage(NODE, received_before=1e9, keep=True, limit=100)
     keys = [(one.instance_id, "key") for one in found]
-    store.will_stage(keys)
+    store.will_stage(keys, node=NODE)
     store.staged(keys, 300.0)
     assert claim(store, OTHER) == []
     assert uids(claim(store, NODE)) == ["1.1"]

@@ -111,7 +111,7 @@ class House:
                 digest=one.digest,
                 date=one.study_date,
             )
-            assert self.jobs.will_stage([(one.instance_id, key)])
+            assert self.jobs.will_stage([(one.instance_id, key)], node=NODE)
             with self.reader.pin(one.generation) as pin:
                 self.staging.put(key, pin.fileno(), one.file_offset, one.file_length)
             keys.append((one.instance_id, key))

@@ -60,7 +60,7 @@ def plans(tmp_path: Path, seen: list[tuple[str, Any]]) -> list[str]:
 def put(store: JobStore) -> None:
     """What the sweep does around copying files to staging."""
     keys = [(1, "a"), (2, "b")]
-    store.will_stage(keys)
+    store.will_stage(keys, node=NODE)
     store.staged(keys, 7.0)
 
 
