@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look after the nodes of a shared job table.", no_args_is_help=True, rich_markup_mode=None)
 
 LOOK_SECONDS = 1.0
-QUIET_SECONDS = 6.0
-"""A node looks at its whole spool every 5 s: what it held unread has become rows by then."""
+PATIENCE_SECONDS = 15.0
+"""A node that is being drained says every 2 s how it stands; the first time it may take 5 s to hear of it."""
 
 
 @app.callback()
@@ -51,7 +51,8 @@ def drain(
 ) -> None:
     """Take a node out of service: it refuses associations (try again later), and delivers or hands over what it has.
 
-    Waits until it is empty and may be stopped for good. Exit code 1 if it is not: deliveries are held, or --no-wait.
+    Waits until the node says that it is empty and may be stopped for good. Exit code 1 if it is not, or can't say so:
+    deliveries are held, it does not answer, --no-wait or --dry-run.
     With --lost, for a node that never comes back: its deliveries become dead letters, its name is free.
     """
     from relaypacs.cli import settings
@@ -73,40 +74,53 @@ def drain(
         if cancel:
             say.tell(f"Node {chosen} takes associations again.")
             raise typer.Exit(0)
+        drained = False
         if wait and not dry_run:
-            left = _wait(store, chosen, lambda: poke(loaded.hint_socket)) or left
-    raise typer.Exit(_tell(chosen, left, as_json=as_json))
+            left, drained = _wait(store, chosen, left, lambda: poke(loaded.hint_socket))
+    raise typer.Exit(_tell(chosen, left, drained=drained, waited=wait and not dry_run, as_json=as_json))
 
 
-def _wait(store: JobStore, name: str, poke: Callable[[], None]) -> Left | None:
-    """Until only a person can do something more; tells what changes."""
+def _wait(store: JobStore, name: str, left: Left, poke: Callable[[], None]) -> tuple[Left, bool]:
+    """Until only a person can do something more; tells what changes. The last count, and whether the node itself
+    said, after it was asked, that nothing can come any more."""
     told = ""
-    quiet_since = time.monotonic()
-    while (left := store.nodes.left(name)) is not None:
-        if left.pending or left.segments:
-            quiet_since = time.monotonic()
-        elif time.monotonic() - quiet_since >= QUIET_SECONDS:
-            break
-        if store.nodes.draining_since(name) is None:
-            say.tell("The drain was cancelled.")
-            break
+    answers = 0
+    heard_at = time.monotonic()
+    # The node's word first: the rows are complete since then.
+    while (said := store.nodes.answers(name)) is not None and (counted := store.nodes.left(name)) is not None:
+        left = counted
+        if said.answers != answers:
+            answers, heard_at = said.answers, time.monotonic()
+        elif time.monotonic() - heard_at >= PATIENCE_SECONDS:
+            say.tell(f"Node {name} does not answer: is it running? If it is gone for good, add --lost.")
+            return left, False
+        if said.drained and not (left.pending or left.segments):
+            return left, True
         now = f"{name}: {say.counted(left.pending, 'delivery')} pending, {say.counted(left.segments, 'segment')} in use"
+        if not said.drained:
+            now += "; it ends its associations and reads its spool" if answers else "; it has not answered yet"
         if now != told:
             say.tell(now)
             sys.stderr.flush()
             told = now
         poke()
         time.sleep(LOOK_SECONDS)
-    return left
+    say.tell("The drain was cancelled.")
+    return left, False
 
 
-def _tell(name: str, left: Left, *, as_json: bool) -> int:
-    empty = not (left.pending or left.held or left.segments)
+def _tell(name: str, left: Left, *, drained: bool, waited: bool, as_json: bool) -> int:
+    nothing = not (left.pending or left.held or left.segments)
+    empty = nothing and drained
     if as_json:
         say.out_json({"node": name, "empty": empty, **asdict(left)})
         return 0 if empty else 1
     if empty:
         say.out(f"Node {name} owes nothing: it can be stopped for good.")
+    elif nothing:
+        say.out(f"The job table knows of nothing that node {name} owes, but the node has not said that it is empty.")
+        if not waited:
+            say.tell("To have it say so, run this without --no-wait and --dry-run.")
     else:
         say.out(
             f"Node {name} is not empty: {say.counted(left.pending, 'delivery')} pending, {left.held} held, "

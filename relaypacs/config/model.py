@@ -186,6 +186,11 @@ class Config(Section):
         return self.node.state_dir / "draining"
 
     @property
+    def associations_file(self) -> Path:
+        """Locked by receive processes while they have associations open."""
+        return self.run_dir / "associations"
+
+    @property
     def receipt_socket(self) -> Path:
         """Where receive processes ask the relay process for receipts."""
         return self.run_dir / "receipts.sock"

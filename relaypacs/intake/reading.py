@@ -147,12 +147,21 @@ class Intake:
 
         Only a proof counts: what can't be read, or not now, is not finished.
         """
+        # Sealed is seen first, so a read that then finds nothing has seen all there will be.
         if not self._reader.is_sealed(generation):
             return False
         with self._lock:
             checkpoint = self._read_to.get(generation, Checkpoint(generation))
+        return self._is_end(checkpoint)
+
+    def all_read(self) -> bool:
+        """Whether everything the spool holds now has become rows. Safe to call from another thread, and does not wait
+        for what is being read. OSError."""
+        found = self._reader.generations()
+        return all(self._is_end(self._read_to.get(generation, Checkpoint(generation))) for generation in found)
+
+    def _is_end(self, checkpoint: Checkpoint) -> bool:
         try:
-            # Sealed was seen first, so a read that now finds nothing has seen all there will be.
             return not self._reader.read(checkpoint, committed_end=None, max_records=1)[0]
         except SpoolCorrupt as problem:
             return problem.resume is None

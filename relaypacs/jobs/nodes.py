@@ -18,7 +18,7 @@ from relaypacs.jobs import dialect
 from relaypacs.jobs.delivery import end_leases, move
 from relaypacs.jobs.schema import HOT, LIVE, OWED, STAGED, checkpoint, delivery, instance, node
 from relaypacs.jobs.states import PENDING_STATES, Change
-from relaypacs.jobs.values import Joined, Left
+from relaypacs.jobs.values import Drain, Joined, Left
 from relaypacs.model import State
 
 _Transaction = Callable[[], AbstractContextManager[Connection]]
@@ -39,7 +39,7 @@ def join(connection: Connection, name: str, identity: str, now: float) -> Joined
             f"or, if that folder is gone for good, run `relaypacs node drain {name} --lost` first."
         )
     else:
-        connection.execute(update(node).where(node.c.node == name).values(started_at=now))
+        connection.execute(update(node).where(node.c.node == name).values(started_at=now, drained_at=None))
     others = connection.scalars(select(node.c.node).where(node.c.node != name).order_by(node.c.node)).all()
     seen = connection.scalar(select(node.c.timeline).where(node.c.node == name)) or ""
     timeline = dialect.timeline(connection)
@@ -74,10 +74,35 @@ class Nodes:
             _saw(connection, name, timeline)
 
     def drain(self, name: str, at: float | None) -> bool:
-        """Ask a living node to take nothing more in (None: to go on as ever); False if no such node has joined."""
+        """Ask a living node to take nothing more in (None: to go on as ever); False if no such node has joined.
+
+        What it answered to an earlier request no longer counts.
+        """
         with self._writing() as connection:
-            done = connection.execute(update(node).where(node.c.node == name).values(draining_at=at))
+            asked = update(node).where(node.c.node == name)
+            done = connection.execute(asked.values(draining_at=at, drain_answers=0, drained_at=None))
             return done.rowcount > 0
+
+    def answer(self, name: str, asked_at: float, drained_at: float | None) -> None:
+        """The node's answer to the request of `asked_at` (`draining_since`); nothing if there is another by now.
+
+        `drained_at`: now, if it looked after it had read the request, and nothing more can come of it."""
+        with self._writing() as connection:
+            connection.execute(
+                update(node)
+                .where(node.c.node == name, node.c.draining_at == asked_at)
+                .values(drain_answers=node.c.drain_answers + 1, drained_at=drained_at)
+            )
+
+    def answers(self, name: str) -> Drain | None:
+        """What the node has said to being drained; None if it is not asked to, or not there."""
+        with self._reading() as connection:
+            row = connection.execute(
+                select(node.c.drain_answers, node.c.drained_at).where(
+                    node.c.node == name, node.c.draining_at.is_not(None)
+                )
+            ).one_or_none()
+            return Drain(row.drain_answers, row.drained_at is not None) if row else None
 
     def left(self, name: str) -> Left | None:
         """What only that node can still do; None if no such node has joined."""

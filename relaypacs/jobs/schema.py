@@ -238,6 +238,10 @@ node = Table(
     _text("timeline"),
     # Since when it takes nothing more in, because a person is about to put it out of service.
     _time("draining_at"),
+    # How often it has answered since then: counted, because clocks of machines differ.
+    _count("drain_answers"),
+    # When it last found that nothing more can come of it: no association is open, and all its spool has rows.
+    _time("drained_at"),
 )
 
 tally = Table(

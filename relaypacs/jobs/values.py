@@ -181,6 +181,16 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """What a node has said to being drained."""
+
+    answers: int
+    """How often it has answered this request; it does so every few seconds."""
+    drained: bool
+    """Whether no association is open and all of its spool has rows, by its last answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     """What a node has left to do that no other can."""
 

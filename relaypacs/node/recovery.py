@@ -8,6 +8,7 @@ in memory is read again. The new life reads the spool from where the table ends 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -19,9 +20,12 @@ from relaypacs.intake.restoring import QUEUE_SECONDS, Restorer, tell
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
 from relaypacs.node.supervisor import Stop
+from relaypacs.receive.draining import any_open
 from relaypacs.staging.protocol import Staging
 
-LOOK_SECONDS = 10.0
+LOOK_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
+"""How often it says how it stands while it is being drained."""
 EXIT_AGAIN = 75  # EX_TEMPFAIL, sysexits.h
 
 
@@ -44,6 +48,9 @@ class Recovery:
         self._name = config.node.name
         self._spool_read = threading.Event()
         self._look = threading.Event()
+        self._all_read: Callable[[], bool] = lambda: False
+        self._asked_at = self._answered_at = 0.0
+        self._may_be_quiet = self._was_quiet = False
         self._was_empty = False
         with suppress(JobsError):
             self._was_empty = jobs.restoring.is_empty()
@@ -60,8 +67,10 @@ class Recovery:
 
         return guarded
 
-    def spool_is_read(self) -> None:
-        """Everything the spool held at start has rows: staging may be compared with them now."""
+    def spool_is_read(self, all_read: Callable[[], bool]) -> None:
+        """Everything the spool held at start has rows: staging may be compared with them now. `all_read()`: whether
+        all it holds later has."""
+        self._all_read = all_read
         self._spool_read.set()
 
     def poke(self) -> None:
@@ -75,10 +84,12 @@ class Recovery:
         while not self._spool_read.wait(1.0):
             if self._stop.event.is_set():
                 return
+            self._watch_draining()
         if self._joined.failed_over:
             self._reconcile()
+        self._may_be_quiet = True
         while not self._stop.event.is_set():
-            self._look.wait(LOOK_SECONDS)
+            self._look.wait(ANSWER_SECONDS if self._config.draining_file.exists() else LOOK_SECONDS)
             self._look.clear()
             self._watch_draining()
             self._watch_history()
@@ -140,7 +151,8 @@ class Recovery:
         """Have the receive processes refuse associations while the job table says that this node is being drained."""
         marker = self._config.draining_file
         with suppress(JobsError, OSError):
-            draining = self._jobs.nodes.draining_since(self._name) is not None
+            asked_at = self._jobs.nodes.draining_since(self._name)
+            draining = asked_at is not None
             if draining and not marker.exists():
                 marker.touch()
                 log.event(
@@ -149,3 +161,20 @@ class Recovery:
             elif not draining and marker.exists():
                 marker.unlink()
                 log.event(log.INFO, "node-drain-cancelled", "The node takes associations again.")
+            if asked_at is not None:
+                self._answer(asked_at)
+
+    def _answer(self, asked_at: float) -> None:
+        """Say how the node stands; the marker is there, so whoever has no association open by now gets none.
+
+        Quiet is what it was twice: how an association ended is written a moment after its end.
+        """
+        now = time.monotonic()
+        if asked_at != self._asked_at:
+            self._asked_at, self._was_quiet = asked_at, False
+        elif now - self._answered_at < ANSWER_SECONDS:
+            return
+        self._answered_at = now
+        quiet = self._may_be_quiet and not any_open(self._config.associations_file) and self._all_read()
+        self._jobs.nodes.answer(self._name, asked_at, time.time() if quiet and self._was_quiet else None)
+        self._was_quiet = quiet

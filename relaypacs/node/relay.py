@@ -120,7 +120,7 @@ def run_relay(
         intake.recover()
         if not stop.event.is_set():
             alive("intake")
-        recovery.spool_is_read()
+        recovery.spool_is_read(intake.all_read)
         intake.run()
 
     threads = [

@@ -76,6 +76,7 @@ def receive_roles(
                     stop=stop,
                     limits=share,
                     keeper=keeper,
+                    associations_file=config.associations_file,
                     follow=partial(_follow, stop),
                 )
             finally:

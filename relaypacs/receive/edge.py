@@ -129,7 +129,7 @@ class Edge:
 
     def _patience(self) -> float | None:
         look_at = self._certificates.look_at if self._certificates is not None else None
-        ats = (self._queues.next_deadline(), self._doors.again_at, self._tidy_at, look_at)
+        ats = (self._queues.next_deadline(), self._doors.again_at, self._tidy_at, look_at, self._room.draining.look_at)
         deadlines = [at for at in (*ats, self._unasked.tell_at) if at is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
@@ -176,6 +176,7 @@ class Edge:
             self._unasked.timed_out(waiting)
             self._close(waiting)
         self._unasked.tell(now)
+        self._room.draining.look_if_due(now)
         if self._certificates is not None:
             self._certificates.look(now)
         if self._doors.again_at is not None and self._doors.again_at <= now:
@@ -301,6 +302,7 @@ class Edge:
 
         def ended() -> None:
             self._room.limits.ended(admitted.calling_ae)
+            self._room.draining.ended()
             self._disconnected(waiting.host)
 
         try:

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from relaypacs import log
@@ -23,6 +24,7 @@ from relaypacs.policy.rights import offer_to
 from relaypacs.policy.takers import Takers
 from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.certificates import Certificates
+from relaypacs.receive.draining import Draining
 from relaypacs.receive.edge import Edge
 from relaypacs.receive.limits import Limits, Share
 from relaypacs.receive.receipt import Receipts
@@ -61,17 +63,21 @@ def run(
     stop: StopOrder,
     limits: Share | None = None,
     keeper: Keeper | None = None,
+    associations_file: Path | None = None,
     follow: Callable[[Callable[[Config], Callable[[], None]]], None] | None = None,
 ) -> None:
     """Receive on `listeners` and `tls_listeners` (bound, listening; closed at the end) into `spool` until `stop`.
 
     `certificates` are those of [tls], for `tls_listeners`.
     `limits` is this process's share of the node's; none: it is the only one. `keeper` asks Redis for the limits that
-    nodes share; none: there are no others. `follow` is given what prepares another configuration while it runs, and
-    returns what puts it in force. The spool writer stays open: the caller
-    closes it afterwards.
+    nodes share; none: there are no others. `associations_file` is locked while there are associations (`draining`).
+    `follow` is given what prepares another configuration while it runs, and returns what puts it in force.
+    The spool writer stays open: the caller closes it afterwards.
     """
     receive, share = config.receive, limits or Limits(config.receive).join()
+    draining = Draining(
+        config.draining_file.exists, associations_file, stop_fd=stop.fileno(), stopping=stop.event.is_set
+    )
     room = Room(
         receive=receive,
         offers=_offers(config),
@@ -85,7 +91,7 @@ def run(
         stop_fd=stop.fileno(),
         stopping=stop.event.is_set,
         receipts=_receipts(config),
-        draining=config.draining_file.exists,
+        draining=draining,
     )
     edge = Edge(
         room,
@@ -117,7 +123,9 @@ def run(
         log.event(log.WARNING, "nobody-admitted", "no [[caller]] is configured: every association will be rejected")
     room.association_log.start()
     edge.run()
-    if not edge.drain(receive.grace_seconds):
+    if edge.drain(receive.grace_seconds):
+        draining.close()
+    else:
         log.event(log.ERROR, "associations-left", "some associations did not end in time")
     room.association_log.close()
 

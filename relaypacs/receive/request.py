@@ -28,7 +28,8 @@ REJECTED = Counter(
 
 
 def decide(room: Room, callers: Sequence[Caller], head: AssociateHead, peer: Peer) -> Admitted | Rejected:
-    """Whether this request is admitted; then it counts as an association until `Share.ended`."""
+    """Whether this request is admitted; then it counts as an association until `Share.ended` and
+    `Draining.ended`."""
     if room.shared.refuses(peer.host):
         return FAILED_TOO_OFTEN
     word = room.limits.request(peer.host)
@@ -44,15 +45,16 @@ def overload(word: str) -> Rejected:
 
 
 def _room_for(room: Room, admitted: Admitted) -> Admitted | Rejected:
-    if room.draining():
+    if not room.draining.begin():
         return Rejected(
             *OVERLOAD, "draining", "the node is being drained (`relaypacs node drain`): send to another one"
         )
     no_space = room.spool.refusal()
-    if no_space is not None:
-        return Rejected(*NO_SPACE, no_space)
-    word = room.limits.associate(admitted.calling_ae)
-    return admitted if word is None else overload(word)
+    word = room.limits.associate(admitted.calling_ae) if no_space is None else None
+    if no_space is None and word is None:
+        return admitted
+    room.draining.ended()
+    return Rejected(*NO_SPACE, no_space) if no_space is not None else overload(word or "")
 
 
 def tell_rejected(room: Room, rejected: Rejected, head: AssociateHead | None, waiting: Waiting) -> bytes:

@@ -10,6 +10,7 @@ from relaypacs.config.secrets import Credentials
 from relaypacs.dicom.contexts import Offer
 from relaypacs.policy.takers import Takers
 from relaypacs.receive.association_log import AssociationLog
+from relaypacs.receive.draining import Draining
 from relaypacs.receive.limits import Share
 from relaypacs.receive.receipt import Receipts
 from relaypacs.receive.shared import SharedLimits
@@ -40,5 +41,5 @@ class Room:
     stopping: Callable[[], bool]
     receipts: Receipts | None
     """What callers with `ack = "staged"` wait for; None if there are none."""
-    draining: Callable[[], bool]
-    """Whether the node is to take no associations, because it goes out of service."""
+    draining: Draining
+    """Whether associations may begin and go on: the node stops, or goes out of service."""

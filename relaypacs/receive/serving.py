@@ -202,14 +202,14 @@ class Serving:
         contexts = {one.context_id: (one.abstract_syntax, one.transfer_syntax) for one in accepted}
 
         def read() -> Command | Pdu | None:
-            return self._reader.read_command(receive.idle_timeout_seconds, room.stop_fd, room.stopping)
+            return self._reader.read_command(receive.idle_timeout_seconds, room.draining.fd, room.draining.ending)
 
         while inline.state == "Sta6":
             try:
                 part = inline.next_part(read)
-                if part is None or room.stopping():
+                if part is None or room.draining.ending():
                     abort(association)
-                    return _End(SHUTDOWN, "the node stops")
+                    return _End(SHUTDOWN, room.draining.why())
                 if isinstance(part, Command):
                     cut = self._command(association, contexts, self._lane, part)
                     if cut is not None:
