@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,6 +75,8 @@ def _about_callers(config: Config) -> Iterator[str]:
     receive = config.receive
     if receive.ack == "buffered":
         yield 'receive ack = "buffered": Success is answered before anything is durable; for benchmarks only'
+    if any(ip_network(one, strict=False).prefixlen == 0 for one in receive.proxy_from):
+        yield "receive proxy_from: anyone may claim any address, so networks and limits mean nothing; name balancers"
     if not config.caller:
         yield "no [[caller]]: nobody may send; add one per modality"
     for number, caller in enumerate(config.caller, 1):

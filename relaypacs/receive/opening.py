@@ -115,6 +115,7 @@ class Opening:
 def tell_not_opened(room: Room, error: NotOpened, waiting: Waiting) -> None:
     """Log and count a connection that is refused before DICOM."""
     REJECTED.labels(error.word).inc()
+    room.shared.failed(waiting.host, error.word)
     refusal = Refusal(waiting.host, waiting.peer, "", "", error.word, str(error), waiting.secured)
     if room.association_log.rejected(refusal):
         log.event(log.WARNING, "connection-refused", str(error), peer=waiting.peer, reason=error.word)

@@ -43,10 +43,11 @@ FAILED_TOO_OFTEN = Rejected(
     "too many association requests of this address failed: it is refused for [redis] refuse_seconds",
 )
 _BROKEN = "request"
+_TLS = ("tls", "tls-plain", "tls-expired", "tls-issuer", "tls-certificate", "tls-no-certificate")
 FAILURES = frozenset(
-    {CALLING_AE[-1], CALLED_AE[-1], APPLICATION[-1], PROTOCOL[-1], CERTIFICATE[-1], USER_IDENTITY[-1], _BROKEN}
+    {CALLING_AE[-1], CALLED_AE[-1], APPLICATION[-1], PROTOCOL[-1], CERTIFICATE[-1], USER_IDENTITY[-1], _BROKEN, *_TLS}
 )
-"""Refusals that are the peer's fault: neither limits nor a full disk."""
+"""Refusals that are the peer's fault: neither limits nor a full disk, nor what may be our own certificate's fault."""
 _UNBOUNDED = 1 << 30
 _MOST_ADDRESSES = 10_000
 

@@ -17,8 +17,9 @@ import pytest
 import redis
 
 from tests.peers.node import Node, dimse
-from tests.peers.ports import wait_until
-from tests.peers.raw import AC, RJ, Raw, associate_rq
+from tests.peers.pki import Authority
+from tests.peers.ports import free_port, wait_until
+from tests.peers.raw import ABORT, AC, RJ, Raw, associate_rq
 from tests.peers.redis import RedisServer
 from tests.peers.stock import StockScp, Stored, storescu
 from tests.samples import write_mr_series
@@ -56,6 +57,8 @@ class House:
     one: Node
     two: Node
     archive: Counting
+    tls_port: int
+    """Of node one."""
     heard: list[str] = field(default_factory=list)
 
     def calls(self) -> int:
@@ -74,21 +77,27 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         limits = {"max_associations_per_ae": 8, "max_failed_associations_per_address": 4, "refuse_seconds": 4}
         shared = {"url": server.url, "timeout_seconds": 5.0, "lease_seconds": 3, **limits}
         callers = [{"ae_title": "CT_1"}, {"ae_title": "STORE*"}]
+        identity, tls_ports = Authority(folder / "ca").issue(), [free_port(), free_port()]
         nodes = [
             Node(
                 folder / name,
                 destinations=[to],
                 callers=callers,
-                sections={"node": {"name": name}, "redis": shared, "receive": {"processes": 2}},
+                sections={
+                    "node": {"name": name},
+                    "redis": shared,
+                    "receive": {"processes": 2},
+                    "tls": identity.tls(listen=[f"127.0.0.1:{tls_port}"]),
+                },
             )
-            for name in ("one", "two")
+            for name, tls_port in zip(("one", "two"), tls_ports, strict=True)
         ]
         for node in nodes:
             node.launch()
         for node in nodes:
             stack.callback(node.stop)
             node.program.wait_ready(node.is_ready, 30)
-        yield House(server, nodes[0], nodes[1], archive, heard)
+        yield House(server, nodes[0], nodes[1], archive, tls_ports[0], heard)
 
 
 @contextlib.contextmanager
@@ -152,6 +161,16 @@ def test_failed_requests_of_an_address_are_counted_over_all_nodes(house: House) 
         assert ask(stack, one.port) == TRANSIENT
         wait_until(lambda: ask(stack, two.port) == (AC, b""), "the end of it", 15, every_seconds=0.5)
     assert "failed-associations" in reasons(one) & reasons(two)
+
+
+def test_failed_handshakes_count_as_failed_requests(house: House) -> None:
+    with ExitStack() as stack:
+        for _ in range(4):
+            peer = stack.enter_context(Raw(house.tls_port, timeout_seconds=30))
+            peer.send(associate_rq())  # without TLS
+            assert peer.read_pdu()[0] == ABORT
+        wait_until(lambda: ask(stack, house.two.port) == TRANSIENT, "the refusal, also at the other node", 3)
+        wait_until(lambda: ask(stack, house.two.port) == (AC, b""), "the end of it", 15, every_seconds=0.5)
 
 
 def test_an_open_association_asks_redis_nothing(house: House) -> None:
