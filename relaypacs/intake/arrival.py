@@ -99,8 +99,8 @@ ArrivalOf: TypeAlias = Callable[[ObjectRecord, View], Arrival]
 class ArrivalReader:
     """Turns object records into arrivals, by the rules and the callers' policies it was made with."""
 
-    def __init__(self, router: Router, policy_of: Callable[[str], CallerPolicy]) -> None:
-        """`policy_of(calling AE)` gives a caller's policies."""
+    def __init__(self, router: Router, policy_of: Callable[[str, str], CallerPolicy]) -> None:
+        """`policy_of(calling AE, peer)` gives a caller's policies; `peer` is HOST:PORT, or empty if nobody knows."""
         self._router, self._policy_of = router, policy_of
 
     def __call__(self, record: ObjectRecord, view: View) -> Arrival:
@@ -120,7 +120,7 @@ class ArrivalReader:
                 user_id=record.meta.calling_ae,
                 instance=log.uid_hash(record.meta.sop_instance_uid),
             )
-        policy = self._policy_of(record.meta.calling_ae)
+        policy = self._policy_of(record.meta.calling_ae, record.meta.peer)
         route = self._route(keys, record)
         return Arrival(record, keys, digest, route, conflict=policy.conflict, resend=policy.resend)
 

@@ -29,8 +29,10 @@ def arrival_reader(config: Config) -> ArrivalReader:
     """The reader of the node's intake; commands that restore rows use it too."""
     folds = config.receive.ae_titles_case_sensitive
 
-    def policy_of(calling_ae: str) -> CallerPolicy:
-        caller = find_caller(config.caller, calling_ae, case_sensitive=folds)
+    def policy_of(calling_ae: str, peer: str) -> CallerPolicy:
+        # The entry that admitted it: several may have one title, each for its own networks.
+        host = peer.rpartition(":")[0].strip("[]") or None
+        caller = find_caller(config.caller, calling_ae, case_sensitive=folds, peer_host=host)
         return CallerPolicy(caller.conflict, caller.resend) if caller else CallerPolicy()
 
     return ArrivalReader(Router(config.rule, config.routing.default, ae_titles_case_sensitive=folds), policy_of)

@@ -106,7 +106,7 @@ class Rooms:
                 ],
             }
         )
-        self.arrival_of = ArrivalReader(Router(config.rule, config.routing.default), lambda _: CallerPolicy())
+        self.arrival_of = ArrivalReader(Router(config.rule, config.routing.default), lambda *_: CallerPolicy())
         self.intake = Intake(
             node=NODE,
             reader=self.reader,
