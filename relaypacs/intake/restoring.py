@@ -28,7 +28,7 @@ LOOK_AT = 1000
 BATCH = 100
 """Objects that get rows in one transaction."""
 QUEUE_SECONDS = 86400.0
-"""What was staged less long ago is queued, what is older is held: a standby lags by seconds, a backup by days."""
+"""What was received less long ago is queued, what is older is held: a standby lags by seconds, a backup by days."""
 _HEAD_BYTES = 64 * 1024
 _MOST_NAMED = 20
 _MOST_UNREADABLE_IN_A_ROW = 20
@@ -66,7 +66,7 @@ class Restorer:
         queue_seconds: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Deliveries of objects that were staged less than `queue_seconds` ago are queued, the others held."""
+        """Deliveries of objects received and staged less than `queue_seconds` ago are queued, the others held."""
         self._node, self._jobs, self._staging, self._arrival_of = node, jobs, staging, arrival_of
         self._queue_since = clock() - queue_seconds
         self._clock = clock
@@ -133,7 +133,9 @@ class Restorer:
             arrival = self._arrival_of(record, lambda offset, length: file[offset : offset + length])
         if not key.endswith(f"-{arrival.digest[:16]}.dcm"):
             raise ValueError("the object is not the one its key names")
-        return replace(arrival, staged_key=key, hold=described.stored_at < self._queue_since)
+        # In a bucket that was copied everything looks as if it had been staged just now.
+        since = min(described.stored_at, record.meta.received_at)
+        return replace(arrival, staged_key=key, hold=since < self._queue_since)
 
 
 def _record(file: memoryview, described: StagedObject) -> ObjectRecord:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from relaypacs.intake.restoring import BATCH, LOOK_AT, Restoration, Restorer
+from relaypacs.intake.restoring import BATCH, LOOK_AT, QUEUE_SECONDS, Restoration, Restorer
 from relaypacs.jobs.store import JobStore
 from relaypacs.model import State
+from relaypacs.staging.filesystem import FilesystemStaging
+from relaypacs.staging.protocol import StagedObject
 from tests.unit.relay_rooms import NODE, Rooms, dataset
 
 FOREVER = 1e12
@@ -115,3 +118,36 @@ def test_what_is_not_what_was_received_gets_no_row(tmp_path: Path, damage: str) 
     assert (done.restored, done.unreadable) == (1, 1)
     assert done.unreadable_keys == [str(path.relative_to(tmp_path / "staging"))]
     assert rooms.jobs.ledger().received == 1
+
+
+class Copied(FilesystemStaging):
+    """A stand-in for a bucket that was copied: every object is new, and says when it was received."""
+
+    def describe(self, key: str, head_bytes: int) -> StagedObject:
+        found = super().describe(key, head_bytes)
+        assert found.facts is not None
+        return replace(found, stored_at=NOW, facts=replace(found.facts, received_at=self.received_at))
+
+    received_at = 0.0
+
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(("age_seconds", "state"), [(3600.0, State.QUEUED), (30 * 86400.0, State.HELD)])
+def test_what_was_received_long_ago_is_held_however_new_its_copy(
+    tmp_path: Path, age_seconds: float, state: State
+) -> None:
+    rooms = table_lost(staged(Rooms(tmp_path), 1))
+    copied = Copied(tmp_path / "staging")
+    copied.received_at = NOW - age_seconds
+    Restorer(
+        node=NODE,
+        jobs=rooms.jobs,
+        staging=copied,
+        arrival_of=rooms.arrival_of,
+        queue_seconds=QUEUE_SECONDS,
+        clock=lambda: NOW,
+    ).run()
+    (row,) = rooms.jobs.trace("1.2.3")
+    assert [one.state for one in row.deliveries] == [state]
