@@ -69,35 +69,36 @@ def test_a_node_whose_relay_hangs_is_not_said_to_be_empty(node: Callable[..., No
 
 def test_associations_end_before_a_node_is_said_to_be_empty(node: Callable[..., Node]) -> None:
     relay = node(sections=SECTIONS)
-    with Raw(relay.port) as idle, Raw(relay.port) as fresh, Raw(relay.port) as busy:
-        assert idle.associate() == AC
-        assert idle.store(b"data", sop_instance="1.2.1") == 0
+    one, two = (pdu(DATA, pdv(1, COMMAND | LAST, store_rq(sop_instance=uid))) for uid in ("1.2.1", "1.2.2"))
+    with Raw(relay.port) as busy:
         assert busy.associate() == AC
-        busy.send(pdu(DATA, pdv(1, COMMAND | LAST, store_rq(sop_instance="1.2.2"))) + pdu(DATA, pdv(1, 0, b"first")))
-        assert fresh.associate() == AC
+        busy.send(one + pdu(DATA, pdv(1, 0, b"first")))
         with draining(relay) as command:
-            assert idle.read_pdu() == (ABORT, bytes(4))
-            assert fresh.read_pdu() == (ABORT, bytes(4))
+            wait_until((relay.state_dir / "draining").exists, "the node to hear of it", 20)
             time.sleep(6.0)
             assert command.poll() is None, "an object is still on its way"
-            busy.send(pdu(DATA, pdv(1, LAST, b"second")))
+            busy.send(pdu(DATA, pdv(1, LAST, b"second")) + two + pdu(DATA, pdv(1, LAST, b"too late")))
             assert busy.read_status() == 0
             assert busy.read_pdu() == (ABORT, bytes(4))
             out, _ = command.communicate(timeout=60)
             assert (command.returncode, NOTHING in out) == (0, True)
-    ends = relay.events("association-ended")
-    assert sorted((one["outcome"], one["objects"], one["message"]) for one in ends) == [
-        ("shutdown", number, "the node is being drained") for number in (0, 1, 1)
-    ]
-    assert relay.ledger()["received"] == 2
+    assert relay.ledger()["received"] == 1
     assert relay.cli("node", "drain", "--cancel").returncode == 0
     wait_until(lambda: not (relay.state_dir / "draining").exists(), "the node to hear of it", 20)
-    with Raw(relay.port) as again:
-        assert again.associate() == AC
-        assert again.store(b"data", sop_instance="1.2.3") == 0
+    with Raw(relay.port) as idle, Raw(relay.port) as fresh:
+        assert idle.associate() == AC
+        assert idle.store(b"data", sop_instance="1.2.3") == 0
         time.sleep(2.5)
-        assert again.store(b"data", sop_instance="1.2.4") == 0
-        again.release()
+        assert idle.store(b"data", sop_instance="1.2.4") == 0, "the drain is over for good"
+        assert fresh.associate() == AC
+        assert relay.cli("node", "drain", "--no-wait").returncode == 1
+        assert idle.read_pdu() == (ABORT, bytes(4))
+        assert fresh.read_pdu() == (ABORT, bytes(4))
+    wait_until(lambda: len(relay.events("association-ended")) == 3, "the log", 10)
+    ends = relay.events("association-ended")
+    assert sorted((end["outcome"], end["objects"], end["message"]) for end in ends) == [
+        ("shutdown", number, "the node is being drained") for number in (0, 1, 2)
+    ]
 
 
 @pytest.mark.long
@@ -106,7 +107,6 @@ def test_a_receive_process_that_hangs_may_still_have_an_association(node: Callab
     (pid,) = holders(relay, "receive-0")
     with Raw(relay.port) as peer:
         assert peer.associate() == AC
-        assert peer.store(b"data", sop_instance="1.2.1") == 0
         with draining(relay) as command:
             with stopped([pid]):
                 wait_until((relay.state_dir / "draining").exists, "the node to hear of it", 20)
