@@ -75,5 +75,9 @@ class RowsLost(JobsError):
     """The job table lacks what was committed to it: a server took over that did not have it all."""
 
 
+class Overtaken(JobsError):
+    """Another process wrote the same rows at the same moment and won: ask again at once, what it wrote is seen then."""
+
+
 class SchemaTooNew(JobsError):
     """The job table was migrated by a newer RelayPACS than this one."""

@@ -179,6 +179,15 @@ def sentence(problem: BaseException) -> str:
     return f"The job table refused: {first_line or type(cause).__name__}."
 
 
+def is_overtaken(problem: BaseException) -> bool:
+    """Whether another transaction got there first: it inserted the same key, or this one was given up for it."""
+    return getattr(getattr(problem, "orig", None), "sqlstate", None) in _OVERTAKEN
+
+
+_OVERTAKEN = frozenset({"23505", "40001", "40P01"})
+"""unique_violation, serialization_failure, deadlock_detected (PostgreSQL, appendix A)."""
+
+
 def upsert(
     connection: Connection,
     table: Table,

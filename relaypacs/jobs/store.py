@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, text
 
-from relaypacs.errors import JobsError
+from relaypacs.errors import JobsError, Overtaken
 from relaypacs.failpoint import reach
 from relaypacs.jobs import associations, delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import bytes as instance_bytes
@@ -130,10 +130,16 @@ class JobStore:
         DESIGN section 2 says what becomes of identical and conflicting objects. `begun`: how far the caller has taken
         in the segments before; RowsLost if the table does not have that any more.
         """
-        with self._writing() as connection:
-            intake.check_begun(connection, node, begun or {})
-            kept = {"identifiers": self._identifiers, "shared": self._leases.shared}
-            return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, **kept)
+        kept = {"identifiers": self._identifiers, "shared": self._leases.shared}
+        for again in (True, True, False):
+            try:
+                with self._writing() as connection:
+                    intake.check_begun(connection, node, begun or {})
+                    return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, **kept)
+            except Overtaken:  # another node received the same new object at the same moment
+                if not again:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def forget_segment(self, node: str, generation: str) -> None:
         """The segment's file is gone: so are its checkpoint and whatever still points at it."""
@@ -308,4 +314,5 @@ class JobStore:
             yield
         except self._errors as problem:
             # Without the original: a driver's own text can quote a row.
-            raise JobsError(dialect.sentence(problem)) from None
+            kind = Overtaken if dialect.is_overtaken(problem) else JobsError
+            raise kind(dialect.sentence(problem)) from None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import create_engine
 
+from relaypacs.jobs import intake
 from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import TakenIn
 from relaypacs.model import Checkpoint
 from tests.contract.test_jobs.conftest import Sql
+from tests.peers.ports import wait_until
 from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, settled
 
 OTHER = "node-b"
@@ -96,3 +101,24 @@ def test_a_late_copy_by_the_first_node_changes_nothing(table: JobStore, sql: Sql
     table.staged(keys, 120.0, copied=found)
     assert sql("SELECT node, generation, staged_key, purging_key FROM instance") == [(OTHER, "gb", None, None)]
     assert sql("SELECT home FROM delivery") == [(OTHER,)]
+
+
+def test_two_nodes_that_receive_a_new_object_at_the_same_moment(url: str, store: JobStore, sql: Sql) -> None:
+    """The later transaction finds the row that it could not see when it looked."""
+    if url.startswith("sqlite"):
+        pytest.skip("one transaction at a time")
+    engine = create_engine(url, connect_args={"prepare_threshold": None})
+    found: list[TakenIn] = []
+    later = threading.Thread(
+        target=lambda: found.append(store.take_in(OTHER, [arrival(UID, association="a2")], [], [], 1.0))
+    )
+    with engine.begin() as connection:
+        first = [arrival(UID, association="a1")]
+        intake.take_in(connection, NODE, first, [], [], now=1.0, identifiers=True, shared=False)
+        later.start()
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        wait_until(lambda: sql(waiting) != [(0,)], "the later one waits for the first", 30)
+    later.join(30)
+    engine.dispose()
+    assert [(one.instances, one.duplicates) for one in found] == [(0, 1)]
+    assert claimed(store, OTHER) == [(OTHER, "g1")]
