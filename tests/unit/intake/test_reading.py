@@ -158,6 +158,18 @@ def test_finished_only_when_sealed_and_read(rooms: Rooms) -> None:
     assert rooms.intake.finished(committed.generation)
 
 
+def test_all_is_read_when_every_record_there_is_has_rows(rooms: Rooms) -> None:
+    assert rooms.intake.all_read(), "there is nothing"
+    rooms.receive("1.2.1")
+    assert not rooms.intake.all_read(), "it was never looked at"
+    rooms.intake.recover()
+    assert rooms.intake.all_read(), "the writer may still append"
+    rooms.receive("1.2.2")
+    assert not rooms.intake.all_read()
+    rooms.intake.recover()
+    assert rooms.intake.all_read()
+
+
 def test_a_poke_is_passed_on(rooms: Rooms) -> None:
     rooms.intake.recover()
     thread = threading.Thread(target=rooms.intake.run)
