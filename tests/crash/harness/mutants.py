@@ -53,18 +53,15 @@ _ANSWERED_FIRST = """\
         try:
             size = self._commit(sink)
 """
-_TAKE_IN = (
-    "            return intake.take_in("
-    "connection, node, arrivals, ends, checkpoints, now=now, identifiers=self._identifiers)\n"
-)
-_AGAIN = "        with self._writing() as connection:\n"
+_TAKE_IN = "                    return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, **kept)\n"
+_AGAIN = "                with self._writing() as connection:\n"
 _CHECKPOINT = """\
-            intake.upsert(
-                connection,
-                intake.checkpoint,
-                [{"node": node} | {name: getattr(one, name) for name in one.__slots__} for one in checkpoints],
-                replace=("end", "number", "chain"),
-            )
+                    intake.upsert(
+                        connection,
+                        intake.checkpoint,
+                        [{"node": node} | {name: getattr(one, name) for name in one.__slots__} for one in checkpoints],
+                        replace=("end", "number", "chain"),
+                    )
 """
 _READ_TO = "    read_to = _read_to(connection, node, {one.generation for one in checkpoints})\n"
 _CHECKPOINT_OF_ROWS = "            for one in checkpoints\n"
@@ -114,10 +111,10 @@ MUTANTS = {
                 "jobs/store.py",
                 _TAKE_IN,
                 _TAKE_IN.replace("return", "taken =")
-                + '        reach("jobs.checkpoint")\n'
+                + '                reach("jobs.checkpoint")\n'
                 + _AGAIN
                 + _CHECKPOINT
-                + "        return taken\n",
+                + "                return taken\n",
             ),
         ),
     ),
