@@ -36,7 +36,7 @@ Put = tuple[Unstaged, str]
 
 
 class Stager:
-    """For one thread."""
+    """For one thread; where staging is shared, `stage` is for any number."""
 
     def __init__(
         self,

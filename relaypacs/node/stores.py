@@ -93,7 +93,14 @@ def desk_of(
         shared=is_shared(config),
         puts_at_once=config.staging.puts_at_once,
     )
-    return ReceiptDesk(ReceiptSocket(config.receipt_socket), node=config.node.name, rows=rows, jobs=jobs, stager=stager)
+    return ReceiptDesk(
+        ReceiptSocket(config.receipt_socket),
+        node=config.node.name,
+        rows=rows,
+        jobs=jobs,
+        stager=stager,
+        puts_at_once=config.staging.puts_at_once if is_shared(config) else 1,
+    )
 
 
 class StagingWatch:

@@ -8,29 +8,34 @@ from pathlib import Path
 
 import pytest
 
+from relaypacs.errors import StagingError
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import ANYWHERE
-from relaypacs.model import Delivered, Settlement
+from relaypacs.model import Committed, Delivered, Settlement
 from relaypacs.receipts import ReceiptDesk
 from relaypacs.stager import Stager
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.protocol import StagedFacts
 from relaypacs.wake.receipts import ReceiptAsker, ReceiptSocket
+from tests.peers.ports import wait_until
 from tests.unit.relay_rooms import NODE, Rooms, dataset
 
 HANG_SECONDS = 30.0
 
 
 class Bucket(FilesystemStaging):
-    """A stand-in for a bucket: a folder in which a key can be put twice; `gates` hold back puts by length."""
+    """A stand-in for a bucket: a folder; `gates` hold back puts of files of a length, and those of a `bad` one fail."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.gates: dict[int, threading.Event] = {}
+        self.bad: set[int] = set()
         self.puts: list[str] = []
 
     def put(self, key: str, source_fd: int, offset: int, length: int, facts: StagedFacts | None = None) -> None:
         self.puts.append(key)
+        if length in self.bad:
+            raise StagingError("a bad one")
         if length in self.gates:
             assert self.gates[length].wait(HANG_SECONDS)
         super().put(key, source_fd, offset, length, facts)
@@ -50,6 +55,7 @@ class Site:
             rows=self.rooms.intake,
             jobs=self.jobs,
             stager=self._stager(),
+            puts_at_once=4,
         )
         self.asker = ReceiptAsker(folder / "receipts")
         self._thread = threading.Thread(target=self.desk.run)
@@ -122,3 +128,40 @@ def test_while_its_file_is_deleted_an_object_received_again_is_neither_put_nor_r
     assert len(site.bucket.puts) == 1
     with site.bucket.open(site.bucket.puts[0]) as file:
         assert bytes(file).endswith(dataset("1.2.1"))
+
+
+def length_of(site: Site, uid: str) -> int:
+    """Of the file that is in the spool alone."""
+    ((_, row),) = site.jobs.copies.only_in_spool([uid])[uid]
+    return row.file_length
+
+
+def two(site: Site) -> tuple[Committed, Committed]:
+    """Objects of unlike length, with rows."""
+    committed = site.rooms.receive("1.2.1"), site.rooms.receive("1.2.2", dataset("1.2.2", body=bytes(5000)))
+    site.rooms.intake.recover()
+    return committed
+
+
+def test_a_slow_put_holds_up_no_other_receipt(site: Site) -> None:
+    slow, quick = two(site)
+    gate = site.bucket.gates[length_of(site, "1.2.1")] = threading.Event()
+    came: list[bool] = []
+    waiting = threading.Thread(target=lambda: came.append(site.asker.wait(slow, "1.2.1", HANG_SECONDS)))
+    waiting.start()
+    wait_until(lambda: len(site.bucket.puts) == 1, "the slow put begins", HANG_SECONDS)
+    assert site.asker.wait(quick, "1.2.2", HANG_SECONDS / 3)
+    assert came == []
+    gate.set()
+    waiting.join()
+    assert came == [True]
+    assert len(site.bucket.puts) == 2, "each once, however often it was looked at"
+
+
+def test_one_that_cannot_be_put_holds_up_no_other_and_is_tried_again(site: Site) -> None:
+    bad, good = two(site)
+    site.bucket.bad = {length_of(site, "1.2.1")}
+    assert not site.asker.wait(bad, "1.2.1", 1.0)
+    assert site.asker.wait(good, "1.2.2", HANG_SECONDS)
+    site.bucket.bad.clear()
+    assert site.asker.wait(bad, "1.2.1", HANG_SECONDS)
