@@ -1,8 +1,9 @@
 """What a destination's answer means for one delivery: Delivered, Deferred (SITE or INSTANCE) or Failed.
 
-`forward/` asks here and nowhere else. Statuses and failure reasons are tables in `dicom.status`; HTTP and associations
-follow PS3.18 10.5.3, PS3.8 9.3.4 and what peers really answer. Every reason is one sentence that says where the mend is, built from codes,
-dictionary names and our own configuration only: nothing that a peer or a patient wrote.
+`forward/` asks here and nowhere else. Statuses and failure reasons are tables in `dicom.status`; HTTP and
+associations follow PS3.18 10.5.3, PS3.8 9.3.4 and what peers really answer. Every reason is one sentence that says
+where the mend is, built from codes, dictionary names and our own configuration only: nothing that a peer or a patient
+wrote.
 """
 
 from __future__ import annotations

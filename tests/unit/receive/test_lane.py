@@ -6,8 +6,8 @@ import pytest
 
 from relaypacs.dicom.command import CommandSet
 from relaypacs.errors import SpoolError, SpoolFull
-from relaypacs.receive.lane import answer_to, refuse
 from relaypacs.receive.association_id import new_association_id
+from relaypacs.receive.lane import answer_to, refuse
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
