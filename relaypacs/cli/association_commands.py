@@ -45,7 +45,7 @@ def associations(
     from relaypacs.cli.verbs import age_seconds
     from relaypacs.jobs.associations import Asked
 
-    loaded = settings.load(config or context.obj)
+    loaded = settings.load(config or context.obj, secrets=False)
     asked = Asked(
         association_id=association,
         refused=rejected,

@@ -51,7 +51,8 @@ def doctor(config: Config, *, as_json: bool) -> int:
         )
     else:
         node = "The node runs." if running else "The node does not run."
-        say.out(f"{node} {count[Grade.GOOD]} good, {count[Grade.WARNING]} warnings, {count[Grade.FAILED]} failed.")
+        warnings = say.counted(count[Grade.WARNING], "warning")
+        say.out(f"{node} {count[Grade.GOOD]} good, {warnings}, {count[Grade.FAILED]} failed.")
     return max((_EXIT.get(one.grade, 0) for one in found), default=0)
 
 

@@ -39,9 +39,10 @@ def disks(config: Config) -> Iterator[Finding]:
     for what, folder in (("spool", config.spool_dir), ("state folder", config.node.state_dir)):
         here = _nearest(folder)
         if not os.access(here, os.W_OK | os.X_OK):
-            yield Finding(
-                what, Grade.FAILED, f"{here} can't be written by this user", f"chown it to the user that runs {folder}"
+            mend = (
+                f"make {folder}, owned by the node's user" if here != folder else "give it to the node's user (chown)"
             )
+            yield Finding(what, Grade.FAILED, f"{here} can't be written by this user", mend)
             continue
         device = here.stat().st_dev
         if device in seen:
@@ -145,10 +146,11 @@ def machine(config: Config) -> Iterator[Finding]:
         yield Finding("clock", Grade.WARNING, "no time service keeps the clock", "run chrony or systemd-timesyncd")
     elif state >= 0:
         yield Finding("clock", Grade.GOOD, "kept by a time service")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = config.receive.max_connections or 10_000
     wanted = most // config.receive.processes + 256
-    said = f"{soft} files may be open in a process, {wanted} are needed for [receive] max_connections"
+    most_files = "any number of" if hard == resource.RLIM_INFINITY else hard
+    said = f"{most_files} files may be open in a process, {wanted} are needed for [receive] max_connections"
     if hard != resource.RLIM_INFINITY and hard < wanted:
         yield Finding("open files", Grade.WARNING, said, f"raise the limit (LimitNOFILE={wanted}) or lower the option")
     else:
@@ -166,7 +168,7 @@ def ports(config: Config, *, running: bool) -> Iterator[Finding]:
         *((*endpoint(one), "DICOM TLS") for one in tls.listen),
         (sidecar.host, sidecar.port, "health and metrics"),
     ]
-    for host, port, what in places:
+    for host, port, what in dict.fromkeys(places):
         if port == 0:
             continue
         name = f"port {port}"

@@ -27,7 +27,7 @@ def doctor(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     from relaypacs.cli import doctor as rooms
     from relaypacs.cli import settings
 
-    raise typer.Exit(rooms.doctor(settings.load(config or context.obj), as_json=as_json))
+    raise typer.Exit(rooms.doctor(settings.load(config or context.obj, secrets=False), as_json=as_json))
 
 
 def worksheet(
@@ -41,7 +41,8 @@ def worksheet(
     from relaypacs.cli import settings
     from relaypacs.cli import worksheet as sheet
 
-    raise typer.Exit(sheet.worksheet(settings.load(config or context.obj), caller, address, as_json=as_json))
+    loaded = settings.load(config or context.obj, secrets=False)
+    raise typer.Exit(sheet.worksheet(loaded, caller, address, as_json=as_json))
 
 
 def conformance(context: typer.Context, config: ConfigOption = None) -> None:
@@ -49,4 +50,4 @@ def conformance(context: typer.Context, config: ConfigOption = None) -> None:
     from relaypacs.cli import conformance as statement
     from relaypacs.cli import say, settings
 
-    say.out(statement.conformance(settings.load(config or context.obj)).rstrip("\n"))
+    say.out(statement.conformance(settings.load(config or context.obj, secrets=False)).rstrip("\n"))

@@ -42,7 +42,7 @@ def export(
     """
     from relaypacs.cli import copies, settings
 
-    loaded = settings.load(config or context.obj)
+    loaded = settings.load(config or context.obj, secrets=False)
     with settings.jobs_of(loaded) as store:
         raise typer.Exit(copies.export(loaded, store, study, target, as_json=as_json))
 
@@ -58,7 +58,7 @@ def verify(
     """Read every staged object again and compare its digest. Exit code 1 if one is missing or damaged."""
     from relaypacs.cli import copies, settings, verbs
 
-    loaded = settings.load(config or context.obj)
+    loaded = settings.load(config or context.obj, secrets=False)
     begin = 0.0 if since is None else time.time() - verbs.age_seconds(since)
     with settings.jobs_of(loaded) as store:
         raise typer.Exit(copies.verify(loaded, store, begin, as_json=as_json))

@@ -51,19 +51,21 @@ def _rows(config: Config, caller: Caller | None, calling_ae: str, address: str) 
     receive = config.receive
     host = address or (receive.host if receive.host not in _ANY else socket.gethostname())
     called = caller.called_ae if caller is not None and caller.called_ae else receive.ae_titles
-    plain = [str(receive.port), *(str(endpoint(one)[1]) for one in receive.also_listen)] if receive.plain else []
-    tls = [str(endpoint(one)[1]) for one in config.tls.listen]
+    plain = [receive.port, *(endpoint(one)[1] for one in receive.also_listen)] if receive.plain else []
+    if caller is not None and (caller.certificate or caller.credentials_env):
+        plain = []  # it has to prove who it is, and that only TLS can do
+    tls = [endpoint(one)[1] for one in config.tls.listen]
     rows = [
         ("called_ae", "AE title to call", " or ".join(called)),
         ("host", "host or address", host),
     ]
     if plain:
-        rows.append(("port", "port", " or ".join(plain)))
+        rows.append(("port", "port", _ports(plain)))
     if tls:
         shown = {"none": "no certificate of its own needed", "optional": "its own certificate may be shown"}.get(
             config.tls.client_certificates, "with a certificate of its own, issued by a CA this node trusts"
         )
-        rows.append(("tls_port", "port with TLS", f"{' or '.join(tls)} (TLS 1.2 or 1.3, PS3.15 B.12; {shown})"))
+        rows.append(("tls_port", "port with TLS", f"{_ports(tls)} (TLS 1.2 or 1.3, PS3.15 B.12; {shown})"))
     rows.append(("calling_ae", "its own AE title", calling_ae or _titles(config)))
     if caller is not None and caller.networks:
         rows.append(("networks", "its own address", "in " + ", ".join(caller.networks)))
@@ -88,6 +90,10 @@ _COMMITMENT = (
     "leave it off towards this node: it does not offer it.\n"
     "Success means durable here, and it will be delivered. Let the modality keep its copy for some days all the same."
 )
+
+
+def _ports(found: list[int]) -> str:
+    return " or ".join(map(str, dict.fromkeys(found)))
 
 
 def _titles(config: Config) -> str:

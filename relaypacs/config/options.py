@@ -68,11 +68,11 @@ def _check_file(value: str) -> str:
 def _check_host(value: str) -> str:
     try:
         value.encode("idna")
-        good = value.isprintable() and not set(value) & set(" /[]")
+        good = value.isprintable() and not set(value) & set(" /[]") and value.count(":") != 1  # no IPv6 has one
     except UnicodeError:  # an empty label, or one of more than 63 characters
         good = False
     if not good:
-        raise ValueError("write a host name or an address, such as pacs.example or 10.0.0.1")
+        raise ValueError("write a host name or an address, such as pacs.example or 10.0.0.1, without the port")
     return value
 
 
@@ -142,6 +142,8 @@ def base_url_problems(text: str) -> Iterator[str]:
         yield "a dicomweb destination needs `url`, such as https://pacs.example/dicom-web"
     elif "@" in url.netloc:
         yield "keep user and password out of `url`; name their variables with `credentials_env`"
+    elif url.path.rstrip("/").endswith("/studies"):
+        yield "`url` is the base of the service: leave out `/studies`, it is added"
     elif set(text) & set(" ?#"):
         yield "`url` is the base of the service, without blanks, `?` or `#`"
 

@@ -132,3 +132,22 @@ def test_echo(
         assert done.returncode == 1
         assert done.stdout.count("\n") == 1
         assert "Traceback" not in done.stdout
+
+
+def test_who_only_looks_needs_no_secrets(tmp_path: Path, node: Callable[..., Node]) -> None:
+    secret = {"name": "web", "kind": "dicomweb", "url": f"http://127.0.0.1:{free_port()}/rs", "credentials_env": "WEBX"}
+    relay = node(destinations=[secret], environment={"WEBX_TOKEN": "t0ken"})
+    asked: list[list[str | Path]] = [
+        ["associations"],
+        ["queue"],
+        ["ledger"],
+        ["worksheet"],
+        ["conformance"],
+        ["verify"],
+    ]
+    for words in (*asked, ["export", "1.2.3", tmp_path / "out"]):
+        done = subprocess.run(
+            [str(RELAYPACS), *map(str, words), "--config", str(relay.config_path)], capture_output=True, text=True
+        )
+        assert "WEBX" not in done.stderr, done.stderr
+        assert done.returncode == (1 if words[0] == "export" else 0), done.stderr

@@ -69,6 +69,21 @@ def test_a_caller_is_told_its_own_part(config: Config, capsys: pytest.CaptureFix
     assert "1.2.840.10008.1.2.4.70" in said["transfer_syntaxes"]
 
 
+def test_who_has_to_prove_itself_is_not_shown_the_plain_port(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "relaypacs.toml"
+    path.write_text(
+        TEXT.replace('["0.0.0.0:2762"]', '["0.0.0.0:2762", "[::]:2762"]').replace(
+            "echo = false", 'echo = false\ncertificate = ["CN=ct1"]'
+        )
+    )
+    assert worksheet(load_config(path, {}), "CT_1", "", as_json=True) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert "port" not in said
+    assert said["tls_port"].startswith("2762 (")
+
+
 def test_who_is_not_admitted_is_told_how_to_be(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     assert worksheet(config, "MR_9", "", as_json=False) == 1
     said = capsys.readouterr()

@@ -200,6 +200,8 @@ def change(old, new):
         (change('called_ae = "PACS"', 'called_ae = "PACS"\nport = 0'), "needs `port`"),
         (GOOD + '[sidecar]\nhost = "pacs..example"\n', "host: write a host name"),
         (GOOD + '[sidecar]\nhost = "h\\u0000"\n', "host: write a host name"),
+        (change('host = "pacs.example"', 'host = "pacs.example:104"'), "without the port"),
+        (change("https://web.example/rs", "https://web.example/rs/studies"), "leave out `/studies`"),
         (GOOD + '[spool]\ndir = "/x\\u0000y"\n', "dir: write a path without control characters"),
         (
             change('called_ae = "PACS"', 'called_ae = "PACS"\ncalling_ae = "A\\\\B"'),
