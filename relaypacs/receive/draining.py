@@ -17,8 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 10.0
 """How often a process with associations looks whether it is to end them; without any it sleeps."""
+SLACK_SECONDS = 1.0
+"""A look that is due so soon is taken now: the process is awake anyway."""
 
 
 class Draining:
@@ -72,8 +74,8 @@ class Draining:
         self.look_at = now + LOOK_SECONDS if self._open else None
 
     def look_if_due(self, now: float) -> None:
-        """`look` when it is time."""
-        if self.look_at is not None and self.look_at <= now:
+        """`look` when it is time, or nearly."""
+        if self.look_at is not None and self.look_at <= now + SLACK_SECONDS:
             self.look(now)
 
     def ending(self) -> bool:

@@ -30,6 +30,7 @@ from relaypacs.failpoint import reach
 from relaypacs.policy.admission import Admitted, Rejected
 from relaypacs.receive.certificates import Certificates
 from relaypacs.receive.doors import Door, Doors
+from relaypacs.receive.draining import SLACK_SECONDS
 from relaypacs.receive.limits import CONNECTIONS_OF_ADDRESS
 from relaypacs.receive.opening import NotOpened, Opening, tell_not_opened
 from relaypacs.receive.request import decide, overload, tell_broken, tell_rejected
@@ -181,7 +182,7 @@ class Edge:
             self._certificates.look(now)
         if self._doors.again_at is not None and self._doors.again_at <= now:
             self._doors.open()
-        if self._tidy_at is not None and self._tidy_at <= now:
+        if self._tidy_at is not None and self._tidy_at <= now + SLACK_SECONDS:
             self._tidies_left = _QUIET_TIDIES if self._running.any() else self._tidies_left - 1
             self._tidy_at = now + _TIDY_SECONDS if self._tidies_left > 0 else None
             self._room.spool.refusal()

@@ -13,9 +13,11 @@ import psutil
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
+from pynetdicom.dsutils import encode
 
 from tests.peers.node import Node, dimse
 from tests.peers.ports import wait_until
+from tests.peers.raw import AC, Raw
 from tests.peers.receiver import Receiver
 
 SECONDS = 30
@@ -209,16 +211,18 @@ def test_nothing_is_lost_or_doubled_while_rules_change_under_traffic(tmp_path: P
         rules = [{"name": "all", "to": ["first"]}]
         with Node(tmp_path / "node", destinations=destinations, rules=rules, folder_of_files=True) as node:
             file = node.config_path / "rule.toml"
-            ae = AE(ae_title="SENDER")
-            ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-            association = ae.associate("127.0.0.1", node.port, ae_title=node.ae_title)
+            sender = Raw(node.port)
+            assert sender.associate(calling=b"SENDER") == AC
             for number in range(60):
                 if number % 15 == 7:
                     name = "second" if number % 30 == 7 else "first"
                     file.write_text(f'[[rule]]\nname = "all"\nto = ["{name}"]\n')
                     os.kill(node.program.pid, signal.SIGHUP)
-                assert association.send_c_store(small_ct(number)).Status == 0
-            association.release()
+                ct = small_ct(number)
+                dataset = encode(ct, is_implicit_vr=False, is_little_endian=True)
+                assert dataset
+                assert sender.store(dataset, sop_instance=str(ct.SOPInstanceUID)) == 0
+            sender.release()
             wait_until(lambda: state(node)["version"] >= 3, "it was changed while objects came", SECONDS)
             books = node.wait_settled(60)
             assert (books["delivered"], books["failed"], books["imbalance"]) == (60, 0, 0)
