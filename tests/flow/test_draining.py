@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from relaypacs.receive.draining import LOOK_SECONDS
 from tests.peers.node import RELAYPACS, Node
 from tests.peers.ports import wait_until
 from tests.peers.raw import ABORT, AC, COMMAND, DATA, LAST, Raw, pdu, pdv, store_rq
@@ -75,7 +76,7 @@ def test_associations_end_before_a_node_is_said_to_be_empty(node: Callable[..., 
         busy.send(one + pdu(DATA, pdv(1, 0, b"first")))
         with draining(relay) as command:
             wait_until((relay.state_dir / "draining").exists, "the node to hear of it", 20)
-            time.sleep(6.0)
+            time.sleep(LOOK_SECONDS + 2.0)
             assert command.poll() is None, "an object is still on its way"
             busy.send(pdu(DATA, pdv(1, LAST, b"second")) + two + pdu(DATA, pdv(1, LAST, b"too late")))
             assert busy.read_status() == 0
@@ -92,6 +93,8 @@ def test_associations_end_before_a_node_is_said_to_be_empty(node: Callable[..., 
         assert idle.store(b"data", sop_instance="1.2.4") == 0, "the drain is over for good"
         assert fresh.associate() == AC
         assert relay.cli("node", "drain", "--no-wait").returncode == 1
+        for peer in (idle, fresh):
+            peer.sock.settimeout(3 * LOOK_SECONDS)
         assert idle.read_pdu() == (ABORT, bytes(4))
         assert fresh.read_pdu() == (ABORT, bytes(4))
     wait_until(lambda: len(relay.events("association-ended")) == 3, "the log", 10)
@@ -110,7 +113,7 @@ def test_a_receive_process_that_hangs_may_still_have_an_association(node: Callab
         with draining(relay) as command:
             with stopped([pid]):
                 wait_until((relay.state_dir / "draining").exists, "the node to hear of it", 20)
-                time.sleep(6.0)
+                time.sleep(LOOK_SECONDS + 2.0)
                 assert command.poll() is None
             assert peer.read_pdu() == (ABORT, bytes(4))
             out, _ = command.communicate(timeout=60)

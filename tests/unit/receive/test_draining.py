@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from relaypacs.receive.draining import Draining, any_open
+from relaypacs.receive.draining import SLACK_SECONDS, Draining, any_open
 from tests.peers.receiver import Stop
 
 CHILD = """
@@ -63,7 +63,7 @@ def test_who_comes_while_the_node_is_drained_is_not_let_in_and_who_is_there_is_t
         assert one.begin()
         assert (is_told(one), one.ending()) == (False, False)
         (tmp_path / "draining").touch()
-        one.look_if_due((one.look_at or 0.0) - 0.1)
+        one.look_if_due((one.look_at or 0.0) - SLACK_SECONDS - 0.1)
         assert not one.ending(), "it is not time to look"
         one.look_if_due(one.look_at or 0.0)
         assert (is_told(one), one.ending(), one.why()) == (True, True, "the node is being drained")
