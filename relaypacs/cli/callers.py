@@ -1,5 +1,5 @@
 """`relaypacs caller …`: who may send here, an entry for a new modality or for somebody who was refused, and a question:
-would this one be admitted? What is written is written by `editing`."""
+would this one be admitted? What is written is written by `writing`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relaypacs.cli import editing, say
+from relaypacs.cli import editing, say, writing
 from relaypacs.config import Config
 from relaypacs.config.model import Caller
 from relaypacs.config.show import toml_value
@@ -97,7 +97,7 @@ def remove(
         say.out(f"Would remove caller[{found[0] + 1}] {title!r} from {change.path}.")
         return 0
     meant = config.model_copy(update={"caller": _except(config.caller, found[0])})
-    return editing.finish(change, editing.write(change, path, environ, meant), path, config.run_dir)
+    return writing.finish([writing.write(change, path, environ, meant)], path, config.run_dir)
 
 
 def _except(callers: Sequence[Caller], number: int) -> tuple[Caller, ...]:
@@ -115,9 +115,9 @@ def _append(
     if dry_run:
         say.out(text)
         return 0
-    kept = editing.write(change, path, environ, meant)
+    written = writing.write(change, path, environ, meant)
     say.out(text)
-    return editing.finish(change, kept, path, config.run_dir)
+    return writing.finish([written], path, config.run_dir)
 
 
 def admits(

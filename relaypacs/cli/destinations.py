@@ -1,4 +1,4 @@
-"""`relaypacs destination add|list|remove`: where objects go. What is written is written by `editing`."""
+"""`relaypacs destination add|list|remove`: where objects go. What is written is written by `writing`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relaypacs.cli import editing, say, settings
-from relaypacs.config import Config, Destination
+from relaypacs.cli import editing, say, settings, writing
+from relaypacs.config import Config, Destination, Rule
 from relaypacs.config.show import toml_value
 from relaypacs.errors import ConfigError
 from relaypacs.model import State
@@ -54,9 +54,14 @@ def add(
     if dry_run:
         say.out(text)
         return 0
-    kept = editing.write(change, path, environ, meant)
+    written = writing.write(change, path, environ, meant)
     say.out(text)
-    code = editing.finish(change, kept, path, config.run_dir)
+    if code := writing.finish([written], path, config.run_dir):
+        return code
+    if prefix := given.get("credentials_env"):
+        say.tell(
+            f"A node that is started needs {prefix}_TOKEN, or {prefix}_USERNAME and {prefix}_PASSWORD (or …_FILE)."
+        )
     if not everything and not _named_by(config, given["name"]):
         say.tell(f'No rule sends there yet: add "{given["name"]}" to `to` of a [[rule]], or to [routing] default.')
     say.tell(f"Try it: relaypacs destination test {given['name']}")
@@ -64,21 +69,44 @@ def add(
 
 
 def remove(config: Config, path: Path, name: str, *, dry_run: bool, environ: Mapping[str, str]) -> int:
-    """Take a `[[destination]]` out of the file, unless something is owed to it or a rule names it."""
+    """Take a `[[destination]]` out of the file, and the rule that `add --everything` wrote, if it is still as it was.
+
+    Not while another rule names it, or something is owed to it.
+    """
     chosen = settings.destination_named(config, name)
-    if named := _named_by(config, name):
-        raise ConfigError([f"{', '.join(named)} sends to {name}: take it out of there first"])
+    ours = next((at for at, one in enumerate(config.rule) if one == _everything_rule(name)), None)
+    named = [
+        f"rule[{at + 1}] {one.name!r} ({editing.stands_at(path, 'rule', at)})"
+        for at, one in enumerate(config.rule)
+        if name in one.to and at != ours
+    ]
+    named += ["[routing] default"] if name in config.routing.default else []
+    if named:
+        verb = "send" if len(named) > 1 else "sends"
+        raise ConfigError([f"{' and '.join(named)} {verb} to {name}: take it out of there first, in the file"])
     if refusal := _owed(config, name):
         say.tell(refusal)
         return 1
     number = config.destination.index(chosen)
-    change = editing.removed(path, "destination", number)
-    if dry_run:
-        say.out(f"Would remove destination {name} from {change.path}.")
-        return 0
     left = (*config.destination[:number], *config.destination[number + 1 :])
-    kept = editing.write(change, path, environ, config.model_copy(update={"destination": left}))
-    return editing.finish(change, kept, path, config.run_dir)
+    meant = config.model_copy(update={"destination": left})
+    if ours is None:
+        change = editing.removed(path, "destination", number)
+    else:
+        change = editing.removed_both(path, ("destination", number), ("rule", ours))
+        meant = meant.model_copy(update={"rule": (*config.rule[:ours], *config.rule[ours + 1 :])})
+    what = f"destination {name}" + (f" and its rule {config.rule[ours].name}" if ours is not None else "")
+    if dry_run:
+        say.out(f"Would remove {what} from {change.path}.")
+        return 0
+    written = writing.write(change, path, environ, meant)
+    say.out(f"Removing {what}.")
+    return writing.finish([written], path, config.run_dir)
+
+
+def _everything_rule(name: str) -> Rule:
+    """What `add --everything` writes."""
+    return Rule(name=f"everything-to-{name}"[:63], to=(name,))
 
 
 def _owed(config: Config, name: str) -> str:

@@ -1,35 +1,24 @@
-"""Changes of the configuration's files that leave everything else as it stands: an entry appended, an entry removed.
+"""What the configuration's files become when an entry is added or removed; everything else stays as it stands.
 
-`change` is what one file becomes; `write` loads the whole with it before it takes the file's place, in one step, and
-keeps the file as it was beside it. What does not load as exactly the configuration that was meant is not written.
+Verbs that change the configuration ask here for a `Change`, which `writing` puts in its place. Pure but for reading the
+files. What can't be done without touching more than the entry is a ConfigError that says to do it by hand.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
-import shutil
-import tempfile
-import time
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from relaypacs.cli import reloading, say
-from relaypacs.config import Config
 from relaypacs.config.files import Source, read
-from relaypacs.config.load import load_sources
 from relaypacs.config.places import Places, line_numbers
 from relaypacs.config.problems import names_of, validate
 from relaypacs.errors import ConfigError
 
-_BOM = b"\xef\xbb\xbf"
 _OURS = "# Added by `relaypacs "
-_OWNER_ONLY = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,108 +57,41 @@ def appended(place: Path, kind: str, text: str) -> Change:
 
 def removed(place: Path, kind: str, number: int) -> Change:
     """Without item `number` (from 0, over all files) of `[[kind]]`. ConfigError where that has to be done by hand."""
+    source, local = _holder(place, kind, number)
+    return Change(source.path, source.text, _without(source, kind, local))
+
+
+def removed_both(place: Path, one: tuple[str, int], other: tuple[str, int]) -> Change:
+    """Without two items of different kinds (kind and number, as in `removed`). ConfigError unless one file has both."""
+    source, local = _holder(place, *one)
+    second, other_local = _holder(place, *other)
+    if second.path != source.path:
+        raise ConfigError(
+            [f"the {one[0]} stands in {source.path} and the {other[0]} in {second.path}: remove that first"]
+        )
+    left = Source(source.path, _without(source, one[0], local))
+    return Change(source.path, source.text, _without(left, other[0], other_local))
+
+
+def stands_at(place: Path, kind: str, number: int) -> str:
+    """File and line of item `number` of `[[kind]]` (`relaypacs.toml:14`), as far as they are known."""
+    try:
+        source, local = _holder(place, kind, number)
+    except ConfigError:
+        return "the environment"
+    places = line_numbers(source.text)
+    line = places.get((kind, local)) or places.get((kind,))
+    return f"{source.path}:{line}" if line else str(source.path)
+
+
+def _holder(place: Path, kind: str, number: int) -> tuple[Source, int]:
+    """The file with item `number` (from 0, over all files), and its number there."""
     for source in read(place):
         count = _count(source, kind)
         if number < count:
-            return Change(source.path, source.text, _without(source, kind, number))
+            return source, number
         number -= count
     raise ConfigError([f"this {kind} comes from the environment, not from a file: change the variable"])
-
-
-def write(change: Change, place: Path, environ: Mapping[str, str], meant: Config) -> Path | None:
-    """Write it if `place` then loads as `meant`. Returns where the file as it was is kept; None if it is new.
-
-    ConfigError with every reason, and nothing is changed.
-    """
-    path = change.path.resolve()  # a link stays one
-    draft = _draft(path, change)
-    try:
-        sources = [one for one in read(place) if one.path != change.path]
-        if not path.exists() and change.before is not None:
-            raise ConfigError([_meanwhile(path)])
-        sources = sorted([*sources, Source(change.path, change.after)], key=lambda one: one.path)
-        try:
-            loaded = load_sources(sources, environ, place=str(place), secrets=False)
-        except ConfigError as wrong:
-            raise ConfigError([f"with this change it would not load: {one}" for one in wrong.problems]) from None
-        if _sorted(loaded) != _sorted(meant):
-            raise ConfigError([f"{path} can't be changed by a command: write it by hand"])
-        if (_text(path) if path.exists() else None) != change.before:
-            raise ConfigError([_meanwhile(path)])
-        kept = None
-        if change.before is not None:
-            status = path.stat()
-            shutil.copymode(path, draft)
-            with suppress(PermissionError):  # not root: it is ours anyway
-                os.chown(draft, status.st_uid, status.st_gid)
-            kept = keep(path)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return kept
-
-
-def replace(path: Path, text: str) -> Path | None:
-    """Let the file hold this text, in one step. Returns where it is kept as it was; None if it is new."""
-    path = path.resolve()
-    there = path.exists()
-    draft = _draft(path, Change(path, "" if there else None, text))
-    try:
-        kept = keep(path) if there else None
-        if there:
-            shutil.copymode(path, draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return kept
-
-
-def keep(path: Path) -> Path:
-    """Copy the file beside itself, under a name that is free; returns that."""
-    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    for number in itertools.count():
-        kept = path.with_name(f"{path.name}.{when}{f'-{number}' if number else ''}.bak")
-        with suppress(FileExistsError):
-            kept.touch(mode=_OWNER_ONLY, exist_ok=False)
-            shutil.copy2(path, kept)
-            return kept
-    raise AssertionError
-
-
-def finish(change: Change, kept: Path | None, place: Path, run_dir: Path) -> int:
-    """Say what was done, and have a running node take it; 1 if it refuses."""
-    say.tell(f"Written to {change.path}{f'; it was kept as {kept}' if kept else ''}.")
-    return reloading.after_change(run_dir, place)
-
-
-def _sorted(config: Config) -> Config:
-    """With destinations and rules in one order: theirs means nothing, and depends on the file they are written to."""
-    return config.model_copy(
-        update={
-            "destination": tuple(sorted(config.destination, key=lambda one: one.name)),
-            "rule": tuple(sorted(config.rule, key=lambda one: one.name)),
-        }
-    )
-
-
-def _meanwhile(path: Path) -> str:
-    return f"{path} was changed meanwhile; nothing was written, run the command again"
-
-
-def _draft(path: Path, change: Change) -> Path:
-    bom = _BOM if change.before is not None and path.exists() and path.read_bytes().startswith(_BOM) else b""
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-    with os.fdopen(fd, "wb") as file:
-        file.write(bom + change.after.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    return Path(name)
-
-
-def _text(path: Path) -> str:
-    return read(path)[0].text
 
 
 def _count(source: Source, kind: str) -> int:
@@ -206,11 +128,3 @@ def _headers(text: str, kind: str) -> Iterator[tuple[tuple[str, int], int]]:
 
 def _says_something(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -11,12 +11,14 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from relaypacs.cli import say
 from relaypacs.config.files import digest, read
 
 _LOOK_SECONDS = 0.1
+_CHANGE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,15 @@ def states(run_dir: Path) -> list[State]:
     return found
 
 
+class Answer(Enum):
+    """What came of asking a node to read its configuration."""
+
+    NOBODY = "no node runs here, or it reads another configuration"
+    TAKEN = "it is in force"
+    REFUSED = "the one before stays in force"
+    SILENT = "no answer in time"
+
+
 def reload(run_dir: Path, place: Path, *, timeout_seconds: float) -> int:
     """Signal it and wait; 0 if what `place` holds is in force, 1 if it was refused or there is no answer."""
     running = states(run_dir)
@@ -58,49 +69,57 @@ def reload(run_dir: Path, place: Path, *, timeout_seconds: float) -> int:
     if others:
         say.tell(f"The node here reads {', '.join(others)}, not {place}: give that with --config.")
         return 1
+    return 0 if _ask(run_dir, place, running, timeout_seconds, aloud=True) is Answer.TAKEN else 1
+
+
+def after_change(run_dir: Path, place: Path, *, aloud: bool = True) -> Answer:
+    """The node that runs here, if there is one, takes what was written. Says what came of it if `aloud`."""
+    running = [one for one in states(run_dir) if _reads(one, place)]
+    if not running:
+        if aloud:
+            say.tell("The node reads it when it starts.")
+        return Answer.NOBODY
+    return _ask(run_dir, place, running, _CHANGE_SECONDS, aloud=aloud)
+
+
+def _ask(run_dir: Path, place: Path, running: list[State], timeout_seconds: float, *, aloud: bool) -> Answer:
+    """Refused if one of them (a node may run its roles apart) refuses."""
     for one in running:
-        os.kill(one.pid, signal.SIGHUP)
-    return max(_result(run_dir, one, place, time.monotonic() + timeout_seconds) for one in running)
+        with suppress(PermissionError):  # another user's: it looks by itself within some seconds
+            os.kill(one.pid, signal.SIGHUP)
+    deadline = time.monotonic() + timeout_seconds
+    answers = [_answer(run_dir, one, place, deadline, aloud=aloud) for one in running]
+    return next((one for one in (Answer.REFUSED, Answer.SILENT) if one in answers), Answer.TAKEN)
 
 
 def _reads(state: State, place: Path) -> bool:
     return Path(state.place).resolve() == place.resolve()
 
 
-def _result(run_dir: Path, before: State, place: Path, deadline: float) -> int:
-    now: State | None = before
+def _answer(run_dir: Path, before: State, place: Path, deadline: float, *, aloud: bool) -> Answer:
+    word = f"The node ({before.role}) does not answer; look at its log."
     while time.monotonic() < deadline:
         now = next((one for one in states(run_dir) if one.pid == before.pid), None)
         if now is None:
-            say.tell(f"The node ({before.role}) has ended.")
-            return 1
+            word = f"The node ({before.role}) has ended."
+            break
         if now.looked > before.looked and (now.rejected or now.digest == digest(read(place))):
-            return tell(now)
+            if aloud:
+                _tell(now)
+            return Answer.REFUSED if now.rejected else Answer.TAKEN
         time.sleep(_LOOK_SECONDS)
-    say.tell(f"The node ({before.role}) does not answer; look at its log.")
-    return 1
+    if aloud:
+        say.tell(word)
+    return Answer.SILENT
 
 
-def tell(state: State) -> int:
-    """Say how it stands; 1 if the files are refused."""
+def _tell(state: State) -> None:
+    """Say how it stands."""
     for problem in state.rejected:
         say.tell(f"relaypacs: {problem}")
     if state.rejected:
         say.tell(f"Refused: version {state.version} stays in force.")
-        return 1
+        return
     say.out(f"Version {state.version} is in force.")
     if state.waiting:
         say.tell(f"Waiting for a restart of the node: {', '.join(state.waiting)}")
-    return 0
-
-
-def after_change(run_dir: Path, place: Path) -> int:
-    """The node that runs here, if there is one, takes what was written; 1 if it refuses."""
-    if not any(_reads(one, place) for one in states(run_dir)):
-        say.tell("The node reads it when it starts.")
-        return 0
-    try:
-        return reload(run_dir, place, timeout_seconds=30)
-    except PermissionError:
-        say.tell("The node that runs here is another user's: it reads it within some seconds; look at its log.")
-        return 0

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from relaypacs.cli import editing, reloading, say
+from relaypacs.cli import reloading, say, writing
 from relaypacs.config import load_config
 from relaypacs.config.files import Source, digest, files_of, read
 from relaypacs.config.load import load_sources
@@ -69,15 +69,10 @@ def rollback(place: Path, number: int | None) -> int:
         raise ConfigError([f"version {chosen.number} was a folder of {len(stored)} files, and {place} is a file"])
     wanted = [Source(folder / one.path.name if place.is_dir() else place, one.text) for one in stored]
     load_sources(wanted, os.environ, place=str(place), secrets=False)
-    for one in wanted:
-        kept = editing.replace(one.path, one.text)
-        say.tell(f"Written to {one.path}" + (f"; it was kept as {kept}." if kept else "."))
-    for path in set(files_of(place)) - {one.path for one in wanted}:
-        kept_as = editing.keep(path)
-        path.rename(kept_as)
-        say.tell(f"{path} was no part of it: it is {kept_as.name} now.")
+    away = set(files_of(place)) - {one.path for one in wanted}
+    done = [writing.replace(one.path, one.text) for one in wanted] + [writing.put_away(one) for one in sorted(away)]
     say.out(f"The configuration is that of version {chosen.number} again.")
-    return reloading.after_change(state_dir / "run", place)
+    return writing.finish(done, place, state_dir / "run")
 
 
 def _digest(place: Path) -> str:

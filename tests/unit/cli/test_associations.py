@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relaypacs.cli import editing
+from relaypacs.cli import editing, writing
 from relaypacs.config import Caller, load_config
 from relaypacs.errors import ConfigError
 from relaypacs.jobs.store import JobStore
@@ -205,7 +205,7 @@ def test_a_file_that_takes_no_entry_stays_as_it_is(tmp_path: Path, text: str) ->
     path.write_text(text)
     change = editing.appended(path, "caller", '[[caller]]\nae_title = "MR_1"\nnetworks = ["10.1.0.5/32"]')
     with pytest.raises(ConfigError):
-        editing.write(change, path, {}, meant)
+        writing.write(change, path, {}, meant)
     assert path.read_text() == text
     assert [one.name for one in tmp_path.iterdir()] == ["relaypacs.toml"]
 

@@ -102,7 +102,10 @@ def test_only_the_entry_goes(house: Path) -> None:
         (["destination", "add", "New", "--to", "h:104", "--called", "X"], "lower-case"),
         (["destination", "add", "new", "--to", "nonsense", "--called", "X"], "HOST:PORT"),
         (["destination", "add", "web", "--to", "https://u:p@h/rs"], "keep user and password out"),
-        (["destination", "remove", "pacs"], "rule[1] 'all' sends to pacs: take it out of there first"),
+        (
+            ["destination", "remove", "pacs"],
+            "relaypacs.toml:34) sends to pacs: take it out of there first, in the file",
+        ),
         (["destination", "remove", "absent"], "no destination is named"),
     ],
 )
@@ -129,6 +132,41 @@ def test_a_destination_with_its_rule(house: Path) -> None:
     assert [one["name"] for one in listed] == ["pacs", "spare", "web"]
     assert listed[2]["named_by"] == ["rule[2] 'everything-to-web'"]
     assert "SPARE at spare.example:104" in run("destination", "list", cwd=house).stdout
+
+
+def test_removing_a_destination_undoes_what_adding_it_did_to_rules(house: Path) -> None:
+    before = text(house)
+    words = ["destination", "add", "new", "--to", "h:104", "--called", "X", "--everything"]
+    assert run(*words, cwd=house).returncode == 0
+    shown = run("destination", "remove", "new", "--dry-run", cwd=house)
+    assert "Would remove destination new and its rule everything-to-new from" in shown.stdout
+    assert run("destination", "remove", "new", cwd=house).returncode == 0
+    assert text(house) == before
+    # A rule that somebody has changed since is theirs.
+    assert run(*words, cwd=house).returncode == 0
+    changed = text(house) + 'modality = "CT"\n'
+    (house / "relaypacs.toml").write_text(changed)
+    done = run("destination", "remove", "new", cwd=house)
+    line = changed.splitlines().index('name = "everything-to-new"')
+    assert f"rule[2] 'everything-to-new' ({house}/relaypacs.toml:{line}) sends to new" in done.stderr
+    assert (done.returncode, text(house)) == (2, changed)
+
+
+def test_the_last_ten_copies_are_kept_and_nobody_else_s(house: Path) -> None:
+    others = [
+        house / "relaypacs.toml.bak",
+        house / "relaypacs.toml.20200101.bak",
+        house / "other.toml.20200101T000000Z.bak",
+    ]
+    for one in others:
+        one.write_text("mine")
+    before = []
+    for number in range(13):
+        before.append(text(house))
+        assert run("caller", "add", f"MR_{number}", cwd=house).returncode == 0
+    copies = set(house.glob("*.bak")) - set(others)
+    assert sorted((one.read_text() for one in copies), key=len) == before[-10:]
+    assert all(one.read_text() == "mine" for one in others)
 
 
 def test_a_destination_that_is_owed_something_stays(house: Path) -> None:
