@@ -18,6 +18,7 @@ from relaypacs.config.places import Location, Places, Problem
 from relaypacs.config.problems import names_of
 from relaypacs.config.profiles import STRICT, is_loopback, refusals
 from relaypacs.config.secrets import caller_credentials, credentials, storage_keys
+from relaypacs.config.shadows import same_destinations, shadowed_callers
 from relaypacs.errors import ConfigError
 
 _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
@@ -62,7 +63,9 @@ def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
     """What works as configured but hardly as meant, one sentence each."""
     return [
         *_about_callers(config),
+        *shadowed_callers(config.caller, case_sensitive=config.receive.ae_titles_case_sensitive),
         *_about_destinations(config),
+        *same_destinations(config.destination),
         *_about_rules(config.rule),
         *_about_staging(config.staging),
         *_about_redis(config),

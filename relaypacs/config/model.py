@@ -110,7 +110,7 @@ class Rule(Section):
     name: Name = Field(..., description="Name shown by `trace`.")
     calling_ae: Pattern = Field("", description="Pattern for the calling AE title.")
     called_ae: Pattern = Field("", description="Pattern for the called AE title.")
-    modality: Pattern = Field("", description="Pattern for Modality (0008,0060).")
+    modality: Pattern = Field("", description="Pattern for Modality (0008,0060); upper or lower case.")
     sop_class: Pattern = Field("", description="Pattern for the SOP Class UID or its name.")
     tags: dict[Tag, Pattern] = Field(
         default_factory=dict,

@@ -68,7 +68,8 @@ def credentials(destination: Destination, environ: Mapping[str, str]) -> Credent
             problems.append(f"{prefix}_TOKEN and {prefix}_USERNAME or _PASSWORD are set; keep one kind")
         elif not token and not (username and password):
             absent = [f"{prefix}_{part}" for part in ("USERNAME", "PASSWORD") if not found[part]]
-            problems.append(f"{' and '.join(absent)} not set; set it, {prefix}_TOKEN, or the same with _FILE")
+            verb, what = ("are", "both") if len(absent) > 1 else ("is", "it")
+            problems.append(f"{' and '.join(absent)} {verb} not set; set {what}, or {prefix}_TOKEN, or any as …_FILE")
     if problems:
         raise ConfigError(problems)
     return Credentials(token, username, password)

@@ -139,6 +139,10 @@ def _shown(
 ) -> list[Caller] | Rejected:
     """Those of `callers` whose certificate and user identity it shows, or why it does of none."""
     certified = [one for one in callers if _has_certificate(one, peer)]
+    if callers and not certified and not peer.tls:
+        return Rejected(
+            *CERTIFICATE, "its [[caller]] wants a certificate, which is shown inside TLS only: let it connect with TLS"
+        )
     if callers and not certified:
         shown = f'"{peer.certificate_names[0]}"' if peer.certificate_names else "none"
         wants = (

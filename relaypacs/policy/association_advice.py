@@ -91,7 +91,8 @@ def _about_caller(seen: Seen, receive: Receive, callers: Sequence[Caller]) -> st
     title, sensitive = seen.calling_ae, receive.ae_titles_case_sensitive
     if find_caller(callers, title, case_sensitive=sensitive, peer_host=seen.host) is not None:
         return (
-            f"{title} is admitted from {seen.host} by now, unless the node runs with an older configuration: restart it"
+            f"{title} is admitted from {seen.host} by now, unless the node runs with an older configuration: "
+            "`relaypacs config reload` shows why"
         )
     known = find_caller(callers, title, case_sensitive=sensitive)
     if known is not None:

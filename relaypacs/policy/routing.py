@@ -2,7 +2,8 @@
 
 Intake builds one `Router` per configuration and asks it once per object. Every rule whose patterns all match adds its
 destinations; one that drops wins over all others; if none matched the default stands, or the object is visibly
-unrouted. A pattern about a value the object doesn't have never matches. Pure; never fails on what a peer sent.
+unrouted. A pattern about a value the object doesn't have never matches. Case counts, but not in a Code String, which
+has no lower case (PS3.5 6.2): `ct` can only mean CT. Pure; never fails on what a peer sent.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from relaypacs.dicom.tags import tag_of
+from relaypacs.dicom.tags import tag_of, vr_of
 from relaypacs.dicom.uid import uid_names
 from relaypacs.model import ObjectMeta, Route, Routed, RoutingKeys
 
@@ -98,11 +99,14 @@ def _conditions(rule: RoutingRule, *, ignore_case: bool) -> list[tuple[re.Patter
     fixed: list[tuple[str, _Values, bool]] = [
         (rule.calling_ae, lambda keys, meta: (meta.calling_ae,), ignore_case),
         (rule.called_ae, lambda keys, meta: (meta.called_ae,), ignore_case),
-        (rule.modality, lambda keys, meta: _parts(keys.modality), False),
+        (rule.modality, lambda keys, meta: _parts(keys.modality), True),
         (rule.sop_class, lambda keys, meta: (meta.sop_class_uid, *uid_names(meta.sop_class_uid)), False),
     ]
     found = [(compile_pattern(text, ignore_case=fold), values) for text, values, fold in fixed if text]
-    return found + [(compile_pattern(text), _element(tag_of(name))) for name, text in rule.tags.items()]
+    for name, text in rule.tags.items():
+        tag = tag_of(name)
+        found.append((compile_pattern(text, ignore_case=vr_of(int(tag, 16)) == "CS"), _element(tag)))
+    return found
 
 
 def _element(tag: str) -> _Values:

@@ -43,9 +43,9 @@ def test_no_repr_shows_a_secret():
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({}, "PACS_USERNAME and PACS_PASSWORD not set"),
-        ({"PACS_USERNAME": "u"}, "PACS_PASSWORD not set"),
-        ({"PACS_PASSWORD": "hunter2"}, "PACS_USERNAME not set"),
+        ({}, "PACS_USERNAME and PACS_PASSWORD are not set; set both"),
+        ({"PACS_USERNAME": "u"}, "PACS_PASSWORD is not set"),
+        ({"PACS_PASSWORD": "hunter2"}, "PACS_USERNAME is not set"),
         ({"PACS_TOKEN": "hunter2", "PACS_USERNAME": "u", "PACS_PASSWORD": "p"}, "keep one kind"),
         ({"PACS_USERNAME": "u:hunter2", "PACS_PASSWORD": "p"}, "colon"),
         ({"PACS_TOKEN": "hunter2\r\nX-Header: 1"}, "HTTP header"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relaypacs.config.cross import warnings
-from relaypacs.config.model import Config, Receive
+from relaypacs.config.model import Caller, Config, Destination, Receive
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,53 @@ from relaypacs.config.model import Config, Receive
 def test_a_balancer_that_may_be_anyone(networks: tuple[str, ...], told: bool) -> None:
     found = warnings(Config(receive=Receive(proxy_from=networks)), {})
     assert any("proxy_from" in one for one in found) == told
+
+
+ANY, CT = Caller(ae_title="*"), Caller(ae_title="CT_1")
+HERE = Caller(ae_title="CT_1", networks=("10.1.0.0/16",))
+
+
+@pytest.mark.parametrize(
+    ("callers", "shadowed"),
+    [
+        ((CT, HERE), True),
+        ((HERE, CT), False),
+        ((HERE, Caller(ae_title="CT_1", networks=("10.1.2.0/24",))), True),
+        ((HERE, Caller(ae_title="CT_1", networks=("10.1.2.0/24", "10.2.0.0/24"))), False),
+        ((HERE, Caller(ae_title="CT_1", networks=("fd00::/8",))), False),
+        ((ANY, CT), False),  # exact before pattern
+        ((ANY, Caller(ae_title="CT*")), True),
+        ((Caller(ae_title="CT*"), Caller(ae_title="CT_?")), True),
+        ((Caller(ae_title="CT?"), Caller(ae_title="CT*")), False),
+        ((Caller(ae_title="[C]*"), Caller(ae_title="C*")), False),
+        ((Caller(ae_title="ct_1"), CT), False),
+        ((CT, Caller(ae_title="CT_1", credentials_env="X")), False),
+        ((CT, Caller(ae_title="CT_1", certificate=("CN=a",))), True),
+        ((Caller(ae_title="CT_1", certificate=("CN=a",)), CT), False),
+        ((Caller(ae_title="CT_1", called_ae=("A", "B")), Caller(ae_title="CT_1", called_ae=("B",))), True),
+        ((Caller(ae_title="CT_1", called_ae=("A",)), CT), False),
+    ],
+)
+def test_a_caller_in_another_s_shadow(callers: tuple[Caller, ...], shadowed: bool) -> None:
+    found = [one for one in warnings(Config(caller=callers), {}) if "has no effect, for caller[1]" in one]
+    assert len(found) == shadowed
+    assert all(one.startswith("caller[2] ") for one in found)
+
+
+def test_case_counts_in_shadows_as_it_does_at_the_door() -> None:
+    callers = (Caller(ae_title="ct_1"), CT)
+    found = warnings(Config(caller=callers, receive=Receive(ae_titles_case_sensitive=False)), {})
+    assert any("has no effect" in one for one in found)
+
+
+def test_one_pacs_under_two_names() -> None:
+    one = Destination(name="one", kind="dimse", host="pacs.example", called_ae="PACS")
+    web = Destination(name="web", kind="dicomweb", url="https://pacs.example/rs")
+    others = (
+        one.model_copy(update={"name": "two", "host": "PACS.example"}),
+        one.model_copy(update={"name": "three", "called_ae": "OTHER"}),
+        web,
+        web.model_copy(update={"name": "rs", "url": "https://pacs.example/rs/"}),
+    )
+    found = [text for text in warnings(Config(destination=(one, *others)), {}) if "sent there twice" in text]
+    assert [text.split(":")[0] for text in found] == ['destination[2] "two"', 'destination[5] "rs"']

@@ -196,6 +196,14 @@ def test_a_certificate_is_bound_to_its_caller(calling: str, names: tuple[str, ..
     assert (concealed.result, concealed.source, concealed.reason) == (1, 1, 1)
 
 
+def test_who_has_to_show_a_certificate_is_told_that_it_takes_tls() -> None:
+    plain, tls = (decide(head("CT_1"), Peer("10.1.2.3", tls=one), CERTIFIED) for one in (False, True))
+    assert isinstance(plain, Rejected)
+    assert isinstance(tls, Rejected)
+    assert (plain.word, "let it connect with TLS" in plain.sentence) == ("certificate", True)
+    assert (tls.word, "its certificate is none" in tls.sentence) == ("certificate", True)
+
+
 def test_a_certificate_and_a_user_identity() -> None:
     both = Caller(ae_title="CT_1", certificate=SUBJECT[:1], credentials_env="CT1")
     peer = Peer("10.1.2.3", tls=True, certificate_names=SUBJECT)

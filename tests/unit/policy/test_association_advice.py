@@ -49,7 +49,7 @@ def proposed(*contexts: Proposed) -> Seen:
             refused("calling-ae", WRONG_ADDRESS, calling_ae="CT_1"),
             ["10.9.9.9", "10.1.0.0/16 only", "networks", "caller add --from-rejected 01a2"],
         ),
-        (refused("calling-ae", UNKNOWN_CALLER, calling_ae="MR_1"), ["by now", "restart"]),
+        (refused("calling-ae", UNKNOWN_CALLER, calling_ae="MR_1"), ["by now", "config reload"]),
         (refused("calling-ae", UNKNOWN_CALLER, calling_ae="ct_1"), ["not CT_1", "case"]),
         (refused("calling-ae", "the calling AE title is blank: correct it"), ["CT_3: the calling AE title is blank"]),
         (

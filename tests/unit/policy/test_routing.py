@@ -100,7 +100,14 @@ def test_ae_titles_compare_as_reception_compares_them():
     rule = {"to": ("a",), "calling_ae": "ct_1", "called_ae": "relay"}
     assert route(rule).verdict is Routed.UNROUTED
     assert route(rule, ae_titles_case_sensitive=False).verdict is Routed.ROUTED
-    assert route({"to": ("a",), "modality": "ct"}, ae_titles_case_sensitive=False).verdict is Routed.UNROUTED
+
+
+@pytest.mark.parametrize(("pattern", "value"), [("ct", "CT"), ("CT", "ct"), ("c?", "CT"), ("re:ct|mr", "CT")])
+def test_a_code_string_has_no_lower_case(pattern, value):
+    keys = RoutingKeys(modality=value, elements={"00080070": "Siemens", "00180015": value})
+    assert matches(keys=keys, modality=pattern)
+    assert matches(keys=keys, tags={"BodyPartExamined": pattern})
+    assert not matches(keys=keys, tags={"Manufacturer": "SIEMENS"}), "text is another matter"
 
 
 def test_wanted_tags_are_the_rules_own():
