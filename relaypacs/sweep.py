@@ -27,7 +27,7 @@ from relaypacs.staging.protocol import Staging
 
 BATCH = 200
 """Instances staged between two syncs, and files purged at once."""
-IDLE_SECONDS = 60.0
+IDLE_SECONDS = 15.0
 """How often the sweep looks when nothing was received or settled."""
 RETRY_SECONDS = 5.0
 
@@ -128,7 +128,7 @@ class Sweep:
         self._nudged.set()
 
     def run(self) -> None:
-        """Sweep after each nudge, once the hot time is over, until nothing is left; look every minute besides."""
+        """Sweep after each nudge, once the hot time is over, until nothing is left; and every `IDLE_SECONDS`."""
         failing = False
         _TROUBLE.set(0)
         while not self._stopped.is_set():

@@ -30,7 +30,9 @@ from relaypacs.spool.reader import SpoolReader
 from relaypacs.wake.hints import HintReceiver
 
 GATHER_SECONDS = 0.005
-"""After the first hint, how long more are gathered into the same transaction: a commit per object costs 2x."""
+"""After a hint, how long more are gathered into the same transaction: a commit per object costs 2x."""
+GATHER_MOST_SECONDS = 0.02
+"""How long they are gathered at most while more and more come: a study's rows cost half in a quarter of the commits."""
 SCAN_SECONDS = 5.0
 """How often segments are looked at without a hint; bounds what a lost datagram can delay."""
 BATCH_RECORDS = 500
@@ -87,14 +89,18 @@ class Intake:
         on_rows: Callable[[], None],
         on_poke: Callable[[], None],
         study_quiet_seconds: float = 60.0,
+        gather_most_seconds: float = GATHER_MOST_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`notify` is told of each destination with new deliveries, `on_rows` (the sweep) of each commit.
+        """`notify` is told of each destination with new deliveries, `on_rows` (the sweep) of each commit and when all
+        that an earlier life left is read.
 
-        `on_poke`: somebody else changed the job table and poked the hint socket.
+        `on_poke`: somebody else changed the job table and poked the hint socket. `gather_most_seconds`: how long rows
+        of a stream of objects may wait for more; 0 where a modality waits for them.
         """
         self._node, self._reader, self._jobs, self._arrival_of = node, reader, jobs, arrival_of
         self._hints, self._notify, self._on_rows, self._on_poke = hints, notify, on_rows, on_poke
+        self._gather_most_seconds = gather_most_seconds
         self._clock = clock
         self._studies = OpenStudies(study_quiet_seconds)
         self._read_to: dict[str, Checkpoint] = {}
@@ -117,6 +123,8 @@ class Intake:
         self._read_to = {generation: stored.get(generation, Checkpoint(generation)) for generation in present}
         self._taken_in = {generation: at.end for generation, at in stored.items() if generation in present}
         taken = self._scan()
+        # What is finished only now was not yet when the sweep first looked.
+        self._on_rows()
         log.event(log.INFO, "intake-recovered", f"{taken} records of the spool taken in at start", records=taken)
         return taken
 
@@ -128,8 +136,7 @@ class Intake:
             if not told and time.monotonic() < next_scan:
                 self._on_poke()
             if told and not self._stopped.is_set():
-                time.sleep(GATHER_SECONDS)
-                told += self._hints.wait(0.0)
+                told += self._gather()
             ends: dict[str, int | None] = {}
             for generation, end in sorted(told):
                 ends[generation] = end
@@ -137,6 +144,17 @@ class Intake:
             if time.monotonic() >= next_scan:
                 self._scan()
                 next_scan = time.monotonic() + SCAN_SECONDS
+
+    def _gather(self) -> list[tuple[str, int]]:
+        """Hints that follow the first ones, until there is a pause or it has been long enough."""
+        until = time.monotonic() + self._gather_most_seconds
+        gathered: list[tuple[str, int]] = []
+        while True:
+            time.sleep(GATHER_SECONDS)
+            more = self._hints.wait(0.0)
+            gathered += more
+            if not more or time.monotonic() >= until:
+                return gathered
 
     def stop(self) -> None:
         """Make `run` return after the transaction in hand; the caller wakes the hint socket."""
@@ -281,8 +299,7 @@ class Intake:
         for arrival in batch.arrivals:
             _SECONDS.observe(max(0.0, now - arrival.record.meta.received_at))
         self._tell(taken_in.queued)
-        if batch.arrivals:
-            self._on_rows()
+        self._on_rows()  # also of the end of an association alone: it may be the last of its segment
         return True
 
     def _tell(self, queued: Mapping[str, int]) -> None:

@@ -8,6 +8,7 @@ lease ended and another worker has it) changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Select, Update, and_, bindparam, select, update
@@ -35,53 +36,17 @@ def move(change: Change, **values: object) -> Update:
     return update(delivery).where(state_in(sources)).values(state=target, **values)
 
 
-def claim(
-    connection: Connection,
-    destination: str,
-    *,
-    homes: Sequence[str],
-    limit: int,
-    due_at: float,
-    lease: int,
-    now: float,
-) -> list[Claim]:
-    """Lease up to `limit` deliveries until `due_at`: by priority, a study at a time, the one that waits longest first.
-
-    Of those homes only. `lease` is a number nobody else uses.
-    """
-    _wake(connection, destination, now)
-    rows: list[Row[Any]] = []
-    # A query for each home: the index gives one home's deliveries in their order, not those of several.
-    for home in homes:
-        rows += connection.execute(
-            _claimable()
-            .where(delivery.c.destination == destination, delivery.c.home == home, READY)
-            .order_by(delivery.c.priority.desc(), delivery.c.study_at, delivery.c.study_instance_uid, delivery.c.id)
-            .limit(limit)
-            .with_for_update(of=delivery, skip_locked=True)
-        ).all()
-    if len(homes) > 1:
-        rows = sorted(rows, key=lambda row: (-row.priority, row.study_at, row.study_instance_uid, row.id))[:limit]
-    for ids in chunks(row.id for row in rows):
-        connection.execute(
-            move(Change.CLAIM, token=delivery.c.token + 1, lease=lease, ready=False, due_at=due_at).where(
-                delivery.c.id.in_(ids)
-            )
-        )
-    return [_claim(row, row.token + 1, lease) for row in rows]
-
-
-def claimed(
-    connection: Connection, destination: str, *, homes: Sequence[str], due_at: float, lease: int
-) -> list[Claim]:
-    """What `claim` leased with the same values, if it did: its answer may have been lost."""
-    rows = connection.execute(
-        _claimable()
-        .where(delivery.c.destination == destination, delivery.c.home.in_(homes), TIMED, delivery.c.due_at == due_at)
-        .where(delivery.c.lease == lease, state_in([State.ACTIVE]))
-        .order_by(delivery.c.id)
-    )
-    return [_claim(row, row.token, lease) for row in rows]
+_LOCATION = (
+    "node",
+    "generation",
+    "file_offset",
+    "file_length",
+    "dataset_offset",
+    "dataset_length",
+    "dataset_crc32c",
+    "staged_key",
+)
+"""The columns of `model.Location`, in its order."""
 
 
 def _claimable() -> Select[Any]:
@@ -103,6 +68,74 @@ def _claimable() -> Select[Any]:
     ).join_from(delivery, instance)
 
 
+# Made once: what every batch asks costs more to build than to answer.
+_AMONG = delivery.c.id.in_(bindparam("ids", expanding=True))
+_NEXT = (
+    _claimable()
+    .where(delivery.c.destination == bindparam("to"), delivery.c.home == bindparam("of_node"), READY)
+    .order_by(delivery.c.priority.desc(), delivery.c.study_at, delivery.c.study_instance_uid, delivery.c.id)
+    .limit(bindparam("most"))
+    .with_for_update(of=delivery, skip_locked=True)
+)
+_CLAIM = move(
+    Change.CLAIM, token=delivery.c.token + 1, lease=bindparam("lease"), ready=False, due_at=bindparam("due_at")
+).where(_AMONG)
+_OVERDUE = (
+    select(delivery.c.id)
+    .where(delivery.c.destination == bindparam("to"), TIMED, delivery.c.due_at <= bindparam("now"))
+    .order_by(delivery.c.due_at)
+    .limit(WAKE_AT_ONCE)
+    .with_for_update(skip_locked=True)
+)
+_TOKENS = select(delivery.c.id, delivery.c.token, delivery.c.lease, delivery.c.state).where(_AMONG).with_for_update()
+_HERE = delivery.c.destination == bindparam("to")
+_MINE = delivery.c.home.in_(bindparam("homes", expanding=True))
+_ANY_READY = {own: select(delivery.c.id).where(_HERE, *[_MINE][:own], READY).limit(1) for own in (False, True)}
+_FIRST_DUE = {
+    own: select(delivery.c.due_at).where(_HERE, *[_MINE][:own], TIMED).order_by(delivery.c.due_at).limit(1)
+    for own in (False, True)
+}
+
+
+def claim(
+    connection: Connection,
+    destination: str,
+    *,
+    homes: Sequence[str],
+    limit: int,
+    due_at: float,
+    lease: int,
+    now: float,
+) -> list[Claim]:
+    """Lease up to `limit` deliveries until `due_at`: by priority, a study at a time, the one that waits longest first.
+
+    Of those homes only. `lease` is a number nobody else uses.
+    """
+    _wake(connection, destination, now)
+    rows: list[Row[Any]] = []
+    # A query for each home: the index gives one home's deliveries in their order, not those of several.
+    for home in homes:
+        rows += connection.execute(_NEXT, {"to": destination, "of_node": home, "most": limit}).all()
+    if len(homes) > 1:
+        rows = sorted(rows, key=lambda row: (-row.priority, row.study_at, row.study_instance_uid, row.id))[:limit]
+    for ids in chunks(row.id for row in rows):
+        connection.execute(_CLAIM, {"ids": ids, "lease": lease, "due_at": due_at})
+    return [_claim(row, row.token + 1, lease) for row in rows]
+
+
+def claimed(
+    connection: Connection, destination: str, *, homes: Sequence[str], due_at: float, lease: int
+) -> list[Claim]:
+    """What `claim` leased with the same values, if it did: its answer may have been lost."""
+    rows = connection.execute(
+        _claimable()
+        .where(delivery.c.destination == destination, delivery.c.home.in_(homes), TIMED, delivery.c.due_at == due_at)
+        .where(delivery.c.lease == lease, state_in([State.ACTIVE]))
+        .order_by(delivery.c.id)
+    )
+    return [_claim(row, row.token, lease) for row in rows]
+
+
 def _claim(row: Row[Any], token: int, lease: int) -> Claim:
     return Claim(
         delivery_id=row.id,
@@ -122,28 +155,9 @@ def _claim(row: Row[Any], token: int, lease: int) -> Claim:
     )
 
 
-_LOCATION = (
-    "node",
-    "generation",
-    "file_offset",
-    "file_length",
-    "dataset_offset",
-    "dataset_length",
-    "dataset_crc32c",
-    "staged_key",
-)
-"""The columns of `model.Location`, in its order."""
-
-
 def _wake(connection: Connection, destination: str, now: float) -> None:
     """Make ready what has waited long enough: deferrals whose time has come, leases that have ended."""
-    ids = connection.scalars(
-        select(delivery.c.id)
-        .where(delivery.c.destination == destination, TIMED, delivery.c.due_at <= now)
-        .order_by(delivery.c.due_at)
-        .limit(WAKE_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    ).all()
+    ids = connection.scalars(_OVERDUE, {"to": destination, "now": now}).all()
     if ids:
         connection.execute(update(delivery).where(delivery.c.id.in_(ids)).values(ready=True, due_at=None))
 
@@ -158,12 +172,10 @@ def next_due(connection: Connection, destination: str, *, homes: Sequence[str], 
 
     Of those homes only; of all if none is given.
     """
-    here = (delivery.c.destination == destination,) + ((delivery.c.home.in_(homes),) if homes else ())
-    if connection.scalar(select(delivery.c.id).where(*here, READY).limit(1)) is not None:
+    here = {"to": destination, "homes": homes} if homes else {"to": destination}
+    if connection.scalar(_ANY_READY[bool(homes)], here) is not None:
         return now
-    due: float | None = connection.scalar(
-        select(delivery.c.due_at).where(*here, TIMED).order_by(delivery.c.due_at).limit(1)
-    )
+    due: float | None = connection.scalar(_FIRST_DUE[bool(homes)], here)
     return due
 
 
@@ -196,11 +208,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement], now: float
     tokens: dict[int, tuple[int, int]] = {}
     for ids in chunks(sorted({one.claim.delivery_id for one in settlements})):
         # Found by their keys alone: an index of what is active may hold everything that waits.
-        found = connection.execute(
-            select(delivery.c.id, delivery.c.token, delivery.c.lease, delivery.c.state)
-            .where(delivery.c.id.in_(ids))
-            .with_for_update()
-        )
+        found = connection.execute(_TOKENS, {"ids": ids})
         tokens.update((row.id, (row.token, row.lease)) for row in found if row.state == State.ACTIVE)
     # What has the same values is one UPDATE. The rows are locked and their tokens looked at: nothing comes in between.
     ended: dict[tuple[Change, tuple[tuple[str, object], ...]], list[int]] = {}
@@ -219,17 +227,19 @@ def settle(connection: Connection, settlements: Sequence[Settlement], now: float
             single.setdefault(change, []).append({"key": keys[0], **dict(same)})
             continue
         for ids in chunks(keys):
-            connection.execute(_counted(change).where(delivery.c.id.in_(ids)), dict(same))
+            connection.execute(_counted(change, at_once=True), {"ids": ids, **dict(same)})
     for change, rows in single.items():
-        connection.execute(_counted(change).where(delivery.c.id == bindparam("key")), rows)
+        connection.execute(_counted(change, at_once=False), rows)
     insert_rows(connection, attempt, attempts)
     return len(attempts)
 
 
-def _counted(change: Change) -> Update:
-    """An UPDATE of deliveries that were tried once more; the values come as parameters."""
+@cache
+def _counted(change: Change, *, at_once: bool) -> Update:
+    """An UPDATE of deliveries that were tried once more, of many or of one; the values come as parameters."""
     parameters: dict[str, object] = {name: bindparam(name) for name in _ENDED}
-    return move(change, attempts=delivery.c.attempts + 1, ready=False, **parameters)
+    counted = move(change, attempts=delivery.c.attempts + 1, ready=False, **parameters)
+    return counted.where(_AMONG if at_once else delivery.c.id == bindparam("key"))
 
 
 _ENDED = ("status", "reason", "warning", "due_at", "settled_at")

@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -20,6 +21,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Insert,
     Integer,
     Table,
     create_engine,
@@ -201,19 +203,23 @@ def upsert(
 
     With neither, existing rows stay as they are; also where the column `not_below` has a higher value than the new one.
     """
-    if not rows:
-        return
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    if rows:
+        connection.execute(_upsert(connection.dialect.name, table, tuple(replace), tuple(add), not_below), list(rows))
+
+
+@cache
+def _upsert(
+    database: str, table: Table, replace: tuple[str, ...], add: tuple[str, ...], not_below: str
+) -> postgresql.Insert | sqlite.Insert:
+    make = postgresql.insert if database == "postgresql" else sqlite.insert
     statement = make(table)
     changes: dict[str, ColumnElement[Any]] = {name: statement.excluded[name] for name in replace}
     changes |= {name: table.c[name] + statement.excluded[name] for name in add}
     key = [column.name for column in table.primary_key]
-    if changes:
-        newer = statement.excluded[not_below] >= table.c[not_below] if not_below else None
-        statement = statement.on_conflict_do_update(index_elements=key, set_=changes, where=newer)
-    else:
-        statement = statement.on_conflict_do_nothing(index_elements=key)
-    connection.execute(statement, list(rows))
+    if not changes:
+        return statement.on_conflict_do_nothing(index_elements=key)
+    newer = statement.excluded[not_below] >= table.c[not_below] if not_below else None
+    return statement.on_conflict_do_update(index_elements=key, set_=changes, where=newer)
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
@@ -221,7 +227,7 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str
     if not rows:
         return
     if connection.dialect.name != "postgresql":
-        connection.execute(insert(table), list(rows))
+        connection.execute(_insert(table), list(rows))
         return
     columns = list(rows[0])
     driver: Any = connection.connection.driver_connection
@@ -232,6 +238,11 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str
             for row in rows:
                 # An enumeration's member goes as the text it is.
                 copy.write_row([str(one) if isinstance(one, StrEnum) else one for one in map(row.get, columns)])
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return insert(table)
 
 
 def keep_swept(connection: Connection, table: str) -> None:

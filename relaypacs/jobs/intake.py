@@ -9,8 +9,9 @@ or was never counted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, select, true, update
+from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select, true, update
 
 from relaypacs.errors import RowsLost
 from relaypacs.failpoint import reach
@@ -25,6 +26,51 @@ from relaypacs.jobs.values import Arrival, AssociationEnd, TakenIn
 from relaypacs.model import Checkpoint, State
 
 _TALLIES = ("received", "duplicates", "dropped", "unrouted", "routed")
+
+# Made once: what is asked of every batch costs more to build than to answer.
+_ENDS = select(checkpoint.c.generation, checkpoint.c.end).where(
+    checkpoint.c.node == bindparam("of_node"), checkpoint.c.generation.in_(bindparam("segments", expanding=True))
+)
+_STATES = (
+    select(delivery.c.instance_id, delivery.c.destination, delivery.c.state)
+    .where(delivery.c.instance_id.in_(bindparam("ids", expanding=True)))
+    .order_by(delivery.c.id)
+)
+_INSERT = insert(instance).returning(instance.c.id, sort_by_parameter_order=True)
+_SINCE = (
+    select(delivery.c.study_instance_uid, delivery.c.destination, func.min(delivery.c.study_at))
+    .where(delivery.c.study_instance_uid.in_(bindparam("uids", expanding=True)), LIVE)
+    .group_by(delivery.c.study_instance_uid, delivery.c.destination)
+)
+
+
+def _versions(*, shared: bool) -> Select[Any]:
+    """What is stored under `uids`, oldest first, as `of_node` sees it."""
+    # A file that another node has announced or deletes in its own folder is that one's to finish.
+    idle = true() if shared else instance.c.purging_key.is_(None)
+    return (
+        select(
+            instance.c.id,
+            instance.c.sop_instance_uid,
+            instance.c.digest,
+            instance.c.association_id,
+            association.c.calling_ae,
+            instance.c.study_instance_uid,
+            instance.c.node,
+            instance.c.verdict,
+            instance.c.conflict,
+            (instance.c.generation.is_not(None) | instance.c.staged_key.is_not(None)).label("has_bytes"),
+            and_(UNSTAGED, instance.c.node != bindparam("of_node"), idle).label("elsewhere"),
+        )
+        .join_from(instance, association)
+        .where(instance.c.sop_instance_uid.in_(bindparam("uids", expanding=True)))
+        .order_by(instance.c.id)
+        # Their bytes stay where they are seen to be until this is committed.
+        .with_for_update(of=instance)
+    )
+
+
+_VERSIONS = {shared: _versions(shared=shared) for shared in (False, True)}
 
 
 def take_in(
@@ -91,43 +137,18 @@ def _read_to(connection: Connection, node: str, generations: set[str]) -> dict[s
     """The bytes of each segment that are taken in."""
     found: dict[str, int] = {}
     for some in chunks(generations):
-        rows = connection.execute(
-            select(checkpoint.c.generation, checkpoint.c.end).where(
-                checkpoint.c.node == node, checkpoint.c.generation.in_(some)
-            )
-        )
+        rows = connection.execute(_ENDS, {"of_node": node, "segments": some})
         found.update((row.generation, row.end) for row in rows)
     return found
 
 
 def _known(connection: Connection, node: str, arrivals: Sequence[Arrival], *, shared: bool) -> dict[str, list[Version]]:
     """What is stored under the arrivals' UIDs, oldest first, with the deliveries of those that arrive again."""
-    # A file that another node has announced or deletes in its own folder is that one's to finish.
-    idle = true() if shared else instance.c.purging_key.is_(None)
     known: dict[str, list[Version]] = {}
     digests = {arrival.digest for arrival in arrivals}
     again: dict[int, Version] = {}
     for uids in chunks({storable(arrival.record.meta.sop_instance_uid): None for arrival in arrivals}):
-        rows = connection.execute(
-            select(
-                instance.c.id,
-                instance.c.sop_instance_uid,
-                instance.c.digest,
-                instance.c.association_id,
-                association.c.calling_ae,
-                instance.c.study_instance_uid,
-                instance.c.node,
-                instance.c.verdict,
-                instance.c.conflict,
-                (instance.c.generation.is_not(None) | instance.c.staged_key.is_not(None)).label("has_bytes"),
-                and_(UNSTAGED, instance.c.node != node, idle).label("elsewhere"),
-            )
-            .join_from(instance, association)
-            .where(instance.c.sop_instance_uid.in_(uids))
-            .order_by(instance.c.id)
-            # Their bytes stay where they are seen to be until this is committed.
-            .with_for_update(of=instance)
-        )
+        rows = connection.execute(_VERSIONS[shared], {"of_node": node, "uids": uids})
         for row in rows:
             version = Version(
                 digest=row.digest,
@@ -145,10 +166,7 @@ def _known(connection: Connection, node: str, arrivals: Sequence[Arrival], *, sh
             if row.digest in digests:
                 again[row.id] = version
     for ids in chunks(again):
-        columns = (delivery.c.instance_id, delivery.c.destination, delivery.c.state)
-        for instance_id, destination, state in connection.execute(
-            select(*columns).where(delivery.c.instance_id.in_(ids)).order_by(delivery.c.id)
-        ):
+        for instance_id, destination, state in connection.execute(_STATES, {"ids": ids}):
             # The live one is the newest: while it lives no other is added.
             again[instance_id].states[destination] = State(state)
     return known
@@ -198,7 +216,7 @@ def _write_instances(connection: Connection, batch: Batch) -> None:
                 changed.setdefault(tuple(version.changes), []).append(version.changes | {"key": version.id})
     if new:
         rows = [one.row | one.changes for one in new if one.row is not None]
-        ids = connection.scalars(insert(instance).returning(instance.c.id, sort_by_parameter_order=True), rows)
+        ids = connection.scalars(_INSERT, rows)
         for version, instance_id in zip(new, ids, strict=True):
             version.id = instance_id
     # The same statement for all rows that change in the same columns.
@@ -221,12 +239,7 @@ def _write_deliveries(connection: Connection, batch: Batch) -> None:
     studies = {version.study_instance_uid for version, _ in batch.deliveries} - {""}
     since: dict[tuple[str, str], float] = {}
     for uids in chunks(studies):
-        columns = (delivery.c.study_instance_uid, delivery.c.destination)
-        for study, destination, study_at in connection.execute(
-            select(*columns, func.min(delivery.c.study_at))
-            .where(delivery.c.study_instance_uid.in_(uids), LIVE)
-            .group_by(*columns)
-        ):
+        for study, destination, study_at in connection.execute(_SINCE, {"uids": uids}):
             since[study, destination] = study_at
     supersede(connection, batch.superseded, batch.now)
     rows = []

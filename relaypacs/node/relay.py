@@ -11,7 +11,7 @@ from relaypacs.config import Config
 from relaypacs.errors import JobsError
 from relaypacs.forward.dispatch import Forwarder
 from relaypacs.forward.source import ByteSource
-from relaypacs.intake import Intake
+from relaypacs.intake import GATHER_MOST_SECONDS, Intake
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
 from relaypacs.node.arrivals import Arrivals
@@ -20,7 +20,7 @@ from relaypacs.node.identity import identity
 from relaypacs.node.orders import Prepare
 from relaypacs.node.recovery import Recovery
 from relaypacs.node.sharing import keeper_of, wake_of, windows_of
-from relaypacs.node.stores import StagingWatch, desk_of, is_shared, staging_of
+from relaypacs.node.stores import StagingWatch, desk_of, is_shared, staging_of, wants_receipts
 from relaypacs.node.supervisor import Stop
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.sweep import Sweep
@@ -83,6 +83,7 @@ def run_relay(
         on_rows=rows_committed,
         on_poke=look_again,
         study_quiet_seconds=config.routing.study_quiet_seconds,
+        gather_most_seconds=0.0 if wants_receipts(config) else GATHER_MOST_SECONDS,
     )
     desk = desk_of(config, reader=reader, jobs=jobs, staging=staging, rows=intake, hash_key=hash_key)
     sweep = Sweep(

@@ -76,11 +76,16 @@ def residency_problem(config: Config) -> str:
     return problem
 
 
+def wants_receipts(config: Config) -> bool:
+    """Whether some caller's objects are answered only when they are staged."""
+    return any(caller.ack == "staged" for caller in config.caller)
+
+
 def desk_of(
     config: Config, *, reader: SpoolReader, jobs: JobStore, staging: Staging, rows: Intake, hash_key: bytes
 ) -> ReceiptDesk | None:
     """The receipt desk, if some caller wants receipts. OSError if its socket can't be made."""
-    if not any(caller.ack == "staged" for caller in config.caller):
+    if not wants_receipts(config):
         return None
     stager = Stager(
         node=config.node.name,
