@@ -18,7 +18,7 @@ from tests.crash.harness.verdict import Totals, Verdict
 REACH_SECONDS = 25.0
 """How long traffic goes on without the point being reached."""
 QUIET_SECONDS = 30.0
-SWEEP_SECONDS = 90.0
+SWEEP_SECONDS = 25.0
 """How long the sweep may seem to do nothing."""
 LEAST_IMAGES, MOST_IMAGES = 16, 1000
 WHOLE_NODES = 0.35
