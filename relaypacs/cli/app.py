@@ -155,14 +155,14 @@ def send(
 
 @app.command()
 def queue(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """What each destination is owed, by state, and for how long."""
+    """What each destination is owed, by state, for how long, and what it waits for."""
     from relaypacs.cli import settings
 
     loaded = settings.load(config or context.obj, secrets=False)
     with settings.jobs_of(loaded) as store:
         from relaypacs.cli import jobs
 
-        raise typer.Exit(jobs.queue(store, [one.name for one in loaded.destination], as_json=as_json))
+        raise typer.Exit(jobs.queue(store, loaded, as_json=as_json))
 
 
 @app.command()
@@ -180,10 +180,11 @@ def trace(
     """When it was received and from whom, where each copy is, and why one is not there."""
     from relaypacs.cli import settings
 
-    with settings.jobs_of(settings.load(config or context.obj, secrets=False)) as store:
+    loaded = settings.load(config or context.obj, secrets=False)
+    with settings.jobs_of(loaded) as store:
         from relaypacs.cli import jobs
 
-        raise typer.Exit(jobs.trace(store, term, as_json=as_json))
+        raise typer.Exit(jobs.trace(store, loaded, term, as_json=as_json))
 
 
 @app.command()

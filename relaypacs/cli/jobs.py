@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from relaypacs.cli import say
+from relaypacs.cli import say, waits
 from relaypacs.cli.tracing import folded, trace_lines
+from relaypacs.config import Config
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import QueueRow, TraceRow
 from relaypacs.model import State
@@ -16,10 +18,14 @@ _COLUMNS = (State.QUEUED, State.ACTIVE, State.DEFERRED, State.HELD, State.FAILED
 _MOST_TRACED = 10_000
 
 
-def queue(store: JobStore, configured: list[str], *, as_json: bool) -> int:
-    """What each destination is owed; those of the configuration that are owed nothing are listed too."""
-    rows = {row.destination: row for row in store.queue(time.time())}
+def queue(store: JobStore, config: Config, *, as_json: bool) -> int:
+    """What each destination is owed and what that waits for; those that are owed nothing are listed too."""
+    now = time.time()
+    configured = {one.name: one for one in config.destination}
+    rows = {row.destination: row for row in store.queue(now, next_attempts=True)}
     shown = [rows.get(name) or QueueRow(name, {}, None) for name in sorted({*configured, *rows})]
+    known = waits.look(config) if rows else waits.Known()
+    waiting = {row.destination: waits.of_row(row, configured.get(row.destination), known, now) for row in shown}
     if as_json:
         say.out_json(
             [
@@ -27,6 +33,8 @@ def queue(store: JobStore, configured: list[str], *, as_json: bool) -> int:
                     "destination": row.destination,
                     **{state.value: row.counts.get(state, 0) for state in _COLUMNS},
                     "oldest_seconds": None if row.oldest_seconds is None else round(row.oldest_seconds, 1),
+                    "next_attempt_at": say.iso(row.next_attempt_at),
+                    "waits_for": {state.value: text for state, text in waiting[row.destination].items()},
                 }
                 for row in shown
             ]
@@ -42,16 +50,25 @@ def queue(store: JobStore, configured: list[str], *, as_json: bool) -> int:
             for row in shown
         ],
     )
+    lines = [
+        f"{name}: {rows[name].counts[state]} {state} {'waits' if rows[name].counts[state] == 1 else 'wait'} for {text}"
+        for name, states in waiting.items()
+        for state, text in states.items()
+    ]
+    for line in folded(lines):
+        say.out(line)
     return 0
 
 
-def trace(store: JobStore, term: str, *, as_json: bool) -> int:
+def trace(store: JobStore, config: Config, term: str, *, as_json: bool) -> int:
     """Where the instances that `term` names are; 1 if it names none."""
     rows = store.trace(term, limit=_MOST_TRACED)
+    held_up = _held_up(rows, config)
     if as_json:
-        say.out_json({"term": term, "instances": [_as_json(row) for row in rows]})
+        document = {"term": term, "instances": [_as_json(row) for row in rows]}
+        say.out_json(document | ({"waits_for": held_up} if held_up else {}))
     elif rows:
-        for line in folded(trace_lines(rows, time.time())):
+        for line in folded(trace_lines(rows, time.time(), held_up)):
             say.out(line)
     if len(rows) == _MOST_TRACED:
         say.tell(f"Only the first {_MOST_TRACED} instances are shown; ask by study or series for the others.")
@@ -61,6 +78,15 @@ def trace(store: JobStore, term: str, *, as_json: bool) -> int:
             "an accession number or a patient ID exactly as the modality sent it."
         )
     return 0 if rows else 1
+
+
+def _held_up(rows: Sequence[TraceRow], config: Config) -> dict[str, str]:
+    """What keeps the deliveries to a destination from going, for those that would."""
+    going = {one.destination for row in rows for one in row.deliveries if one.state in (State.QUEUED, State.DEFERRED)}
+    known = waits.look(config) if going else waits.Known()
+    configured = {one.name: one for one in config.destination}
+    found = {name: waits.holding(name, configured.get(name), known, time.time()) for name in sorted(going)}
+    return {name: text for name, text in found.items() if text}
 
 
 def _as_json(row: TraceRow) -> dict[str, object]:

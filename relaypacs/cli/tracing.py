@@ -6,7 +6,7 @@ Pure: rows and the time in, lines out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import TypeVar
 
@@ -21,8 +21,8 @@ _COLUMNS = 80
 _ORDER = (State.DELIVERED, State.ACTIVE, State.QUEUED, State.DEFERRED, State.HELD, State.FAILED, State.DISCARDED)
 
 
-def trace_lines(rows: Sequence[TraceRow], now: float) -> Iterator[str]:
-    """The lines, each as long as it is. `now` is the time ages count to."""
+def trace_lines(rows: Sequence[TraceRow], now: float, held_up: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The lines, each as long as it is. `now` is the time ages count to. `held_up`: what a destination waits for."""
     for number, (_, study) in enumerate(_grouped(rows, lambda row: row.study_instance_uid)):
         if number:
             yield ""
@@ -33,7 +33,7 @@ def trace_lines(rows: Sequence[TraceRow], now: float) -> Iterator[str]:
         elif gone := sum(not row.in_spool and not row.staged for row in study):
             yield f"  {counted(gone, 'instance')} no longer kept on this node"
         yield from _marks(study)
-        yield from _destinations(study, now)
+        yield from _destinations(study, now, held_up or {})
 
 
 def folded(lines: Iterable[str]) -> Iterator[str]:
@@ -87,7 +87,7 @@ def _marks(study: Sequence[TraceRow]) -> Iterator[str]:
         yield f"  {counted(count, 'instance')} whose head can't be read: {printable(problem)}"
 
 
-def _destinations(study: Sequence[TraceRow], now: float) -> Iterator[str]:
+def _destinations(study: Sequence[TraceRow], now: float, held_up: Mapping[str, str]) -> Iterator[str]:
     """Where each copy is, and why one is not: the latest delivery of each instance to each destination."""
     latest: dict[str, dict[int, TraceDelivery]] = {}
     for row in study:
@@ -105,6 +105,8 @@ def _destinations(study: Sequence[TraceRow], now: float) -> Iterator[str]:
         for (state, reason, warning), some in _grouped(deliveries, lambda d: (d.state, d.reason, d.warning)):
             if state is not State.DELIVERED or warning:
                 yield f"    {len(some)} {_why(state, reason, some, now)}"
+        if name in held_up and states.keys() & {State.QUEUED, State.DEFERRED}:
+            yield f"    waits for {held_up[name]}"
 
 
 def _why(state: State, reason: str, some: Sequence[TraceDelivery], now: float) -> str:

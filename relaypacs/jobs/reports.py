@@ -7,6 +7,7 @@ delivered; `trace` takes one index look-up per kind of term.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection, func, select, union
 from sqlalchemy.engine import Row
@@ -17,6 +18,7 @@ from relaypacs.jobs.schema import (
     HAS_ACCESSION,
     HAS_PATIENT,
     OWED,
+    TIMED,
     UNPARSED,
     UNROUTED,
     association,
@@ -28,8 +30,8 @@ from relaypacs.jobs.values import Counts, QueueRow, TraceDelivery, TraceRow
 from relaypacs.model import Routed, State
 
 
-def queue(connection: Connection, now: float) -> list[QueueRow]:
-    """What each destination is owed, by name."""
+def queue(connection: Connection, now: float, *, next_attempts: bool = False) -> list[QueueRow]:
+    """What each destination is owed, by name; with `next_attempts` when the first deferred one is tried."""
     counts: dict[str, dict[State, int]] = {}
     oldest: dict[str, float] = {}
     for destination, name, count, since in connection.execute(
@@ -41,7 +43,7 @@ def queue(connection: Connection, now: float) -> list[QueueRow]:
         counts.setdefault(destination, {})[state] = count
         if state in PENDING_STATES:
             oldest[destination] = min(since, oldest.get(destination, since))
-    return [
+    rows = [
         QueueRow(
             destination=destination,
             counts=states,
@@ -49,6 +51,20 @@ def queue(connection: Connection, now: float) -> list[QueueRow]:
         )
         for destination, states in sorted(counts.items())
     ]
+    return [_with_next_attempt(connection, row) for row in rows] if next_attempts else rows
+
+
+def _with_next_attempt(connection: Connection, row: QueueRow) -> QueueRow:
+    """By the entries of what has a time, so that few are looked at."""
+    if not row.counts.get(State.DEFERRED):
+        return row
+    first = connection.execute(
+        select(delivery.c.due_at, delivery.c.reason)
+        .where(delivery.c.destination == row.destination, TIMED, delivery.c.state == State.DEFERRED)
+        .order_by(delivery.c.due_at)
+        .limit(1)
+    ).first()
+    return row if first is None else replace(row, next_attempt_at=first.due_at, reason=first.reason)
 
 
 def counts(connection: Connection) -> Counts:

@@ -257,10 +257,10 @@ class JobStore:
         with self._writing() as connection:
             return retention.forget(connection, chosen)
 
-    def queue(self, now: float) -> list[QueueRow]:
-        """What each destination is owed, by name; none for a destination that is owed nothing."""
+    def queue(self, now: float, *, next_attempts: bool = False) -> list[QueueRow]:
+        """What each destination is owed, by name; none for one that is owed nothing. When they are tried if asked."""
         with self._reading() as connection:
-            return reports.queue(connection, now)
+            return reports.queue(connection, now, next_attempts=next_attempts)
 
     def counts(self) -> Counts:
         """How many instances want a person's eye."""

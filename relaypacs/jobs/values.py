@@ -117,6 +117,10 @@ class QueueRow:
     counts: Mapping[State, int]
     oldest_seconds: float | None
     """Age of the oldest queued, active or deferred one; None without any."""
+    next_attempt_at: float | None = None
+    """When the first of those that are deferred is tried; None without any, or where it was not asked for."""
+    reason: str = ""
+    """What the last attempt of that one ended with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,9 @@ def test_queue_lists_every_destination_with_ages(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
     assert lines[0] == ["destination", "queued", "active", "deferred", "held", "failed", "oldest", "waiting"]
-    assert lines[-2] == ["archive", "0", "0", "0", "0", "0", "-"]
-    assert lines[-1][:6] == ["pacs", "0", "0", "1", "0", "1"]
-    assert lines[-1][6:8] == ["4", "min"] or lines[-1][6:8] == ["5", "min"]
+    assert lines[2] == ["archive", "0", "0", "0", "0", "0", "-"]
+    assert lines[3][:6] == ["pacs", "0", "0", "1", "0", "1"]
+    assert lines[3][6:8] == ["4", "min"] or lines[3][6:8] == ["5", "min"]
     rows = json.loads(run("queue", "--json", cwd=folder).stdout)
     assert [row["destination"] for row in rows] == ["archive", "pacs"]
     assert (rows[1]["deferred"], rows[1]["failed"], rows[0]["oldest_seconds"]) == (1, 1, None)

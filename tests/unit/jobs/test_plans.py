@@ -144,10 +144,15 @@ def test_a_claim_is_in_the_indexs_order(store: JobStore, tmp_path: Path) -> None
     assert [plan for plan in plans(tmp_path, seen) if "TEMP B-TREE" in plan] == []
 
 
-@pytest.mark.parametrize("name", ["queue", "counts", "ledger"])
+@pytest.mark.parametrize("name", ["queue", "next attempts", "counts", "ledger"])
 def test_metrics_read_indexes_only(store: JobStore, tmp_path: Path, name: str) -> None:
     with statements() as seen:
-        {"queue": lambda: store.queue(1.0), "counts": store.counts, "ledger": store.ledger}[name]()
+        {
+            "queue": lambda: store.queue(1.0),
+            "next attempts": lambda: store.queue(1.0, next_attempts=True),
+            "counts": store.counts,
+            "ledger": store.ledger,
+        }[name]()
     found = plans(tmp_path, seen)
     assert seen
     # Tallies have a row per association and study, and an association one: they are small next to the objects.

@@ -1,0 +1,125 @@
+"""What queued and deferred deliveries wait for, in words: hours, a pause after trouble, their turn, a time, a person.
+
+`queue` and `trace` show it. Hours come from the configuration and times from the job table; whether a destination is
+paused only the running node knows, so its sidecar is asked (`/metrics`). Without an answer that much is not said.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from relaypacs import alive
+from relaypacs.cli import say
+from relaypacs.config import Config, Destination
+from relaypacs.jobs.values import QueueRow
+from relaypacs.model import State
+from relaypacs.policy.hours import closed_for, parse_hours
+
+_ASK_SECONDS = 3.0
+_LONGEST_ANSWER_BYTES = 16 << 20
+_BREAKER = 'relaypacs_destination_breaker{destination="'
+_HALF_OPEN, _OPEN = 1.0, 2.0
+_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the running node: whether it relays (None: not to be seen from here), and its breakers."""
+
+    relaying: bool | None = None
+    breakers: Mapping[str, float] | None = None
+
+
+def look(config: Config) -> Known:
+    """Ask the node that runs here."""
+    place = config.run_dir / "alive" / "relay"
+    relaying = None
+    with suppress(OSError):
+        relaying = alive.is_held(place) if config.run_dir.is_dir() else None
+    return Known(relaying, _breakers(config) if relaying is not False else None)
+
+
+def holding(name: str, destination: Destination | None, known: Known, now: float) -> str:
+    """What keeps all of a destination's deliveries from going now, or nothing. `now`: seconds since the epoch."""
+    if destination is None:
+        return (
+            "its [[destination]], which is not configured any more: add it again, send elsewhere with `relaypacs "
+            f"resend`, or `relaypacs discard --to {name}`"
+        )
+    if known.relaying is False:
+        return "the node: its relay process is not running"
+    if destination.send_between:
+        at = time.localtime(now)
+        left = closed_for(parse_hours(destination.send_between), at.tm_hour * 3600 + at.tm_min * 60 + at.tm_sec)
+        if left > 0:
+            return f"its hours ({destination.send_between}), which begin in {say.age(left)}"
+    breaker = (known.breakers or {}).get(name)
+    if breaker == _OPEN:
+        return (
+            f"{name} to answer: it is paused after trouble, and asked again at least once a minute (`relaypacs "
+            f"destination test {name}` says what is wrong)"
+        )
+    if breaker == _HALF_OPEN:
+        return f"one instance that is tried first: {name} answers again after trouble"
+    return ""
+
+
+def of_row(row: QueueRow, destination: Destination | None, known: Known, now: float) -> dict[State, str]:
+    """What the deliveries of each state wait for, as the rest of `… wait for …`."""
+    found = {}
+    name = row.destination
+    held_up = holding(name, destination, known, now)
+    if row.counts.get(State.QUEUED):
+        sending = row.counts.get(State.ACTIVE, 0)
+        found[State.QUEUED] = held_up or f"their turn: {say.counted(sending, 'other')} under way"
+    if row.counts.get(State.DEFERRED):
+        until = (
+            "" if row.next_attempt_at is None else f"their next try, the first in {say.age(row.next_attempt_at - now)}"
+        )
+        if row.next_attempt_at is not None and row.next_attempt_at <= now:
+            until = "their turn"
+        why = f"; the last one ended: {say.printable(row.reason)}" if row.reason else ""
+        found[State.DEFERRED] = " and for ".join(filter(None, [until, held_up])) + why
+    if row.counts.get(State.HELD):
+        found[State.HELD] = f"a person: `relaypacs release --to {name}`, or `discard`"
+    if row.counts.get(State.FAILED):
+        found[State.FAILED] = f"a person: `relaypacs retry --to {name} --state failed`, or `discard`"
+    return found
+
+
+def _breakers(config: Config) -> dict[str, float] | None:
+    """Each destination's circuit breaker, as the sidecar shows it; None if it shows nothing."""
+    host, port = config.sidecar.host, config.sidecar.port
+    token = config.sidecar.token.get_secret_value()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    connection: http.client.HTTPConnection
+    if config.sidecar.certificate:
+        # This machine's own, under whatever name its certificate is for; no other is shown the token.
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        headers = headers if host in _ANYWHERE or host.startswith("127.") else {}
+        connection = http.client.HTTPSConnection(_ANYWHERE.get(host, host), port, timeout=_ASK_SECONDS, context=context)
+    else:
+        connection = http.client.HTTPConnection(_ANYWHERE.get(host, host), port, timeout=_ASK_SECONDS)
+    try:
+        connection.request("GET", "/metrics", headers=headers)
+        answer = connection.getresponse()
+        text = answer.read(_LONGEST_ANSWER_BYTES).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    if answer.status != 200:
+        return None
+    found = {}
+    for line in text.splitlines():
+        if line.startswith(_BREAKER):
+            name, _, value = line.removeprefix(_BREAKER).partition('"} ')
+            with suppress(ValueError):
+                found[name] = float(value)
+    return found
