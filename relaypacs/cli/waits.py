@@ -78,13 +78,12 @@ def of_row(row: QueueRow, destination: Destination | None, known: Known, now: fl
         sending = row.counts.get(State.ACTIVE, 0)
         found[State.QUEUED] = held_up or f"their turn: {say.counted(sending, 'other')} under way"
     if row.counts.get(State.DEFERRED):
-        until = (
-            "" if row.next_attempt_at is None else f"their next try, the first in {say.age(row.next_attempt_at - now)}"
-        )
-        if row.next_attempt_at is not None and row.next_attempt_at <= now:
-            until = "their turn"
+        left = 0.0 if row.next_attempt_at is None else row.next_attempt_at - now
+        until = f"the next try, in {say.age(left)} at the earliest" if left > 0 else "their turn"
+        if held_up and State.QUEUED not in found:  # said once
+            until += f", and for {held_up}"
         why = f"; the last one ended: {say.printable(row.reason)}" if row.reason else ""
-        found[State.DEFERRED] = " and for ".join(filter(None, [until, held_up])) + why
+        found[State.DEFERRED] = until + why
     if row.counts.get(State.HELD):
         found[State.HELD] = f"a person: `relaypacs release --to {name}`, or `discard`"
     if row.counts.get(State.FAILED):

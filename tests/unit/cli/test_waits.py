@@ -51,11 +51,13 @@ def test_each_state_waits_for_its_own() -> None:
     row = QueueRow("pacs", counts, 60.0, next_attempt_at=NOW + 90, reason="pacs refuses the connection")
     assert of_row(row, PACS, UP, NOW) == {
         State.QUEUED: "their turn: 1 other under way",
-        State.DEFERRED: "their next try, the first in 1 min 30 s; the last one ended: pacs refuses the connection",
+        State.DEFERRED: "the next try, in 1 min 30 s at the earliest; the last one ended: pacs refuses the connection",
         State.HELD: "a person: `relaypacs release --to pacs`, or `discard`",
         State.FAILED: "a person: `relaypacs retry --to pacs --state failed`, or `discard`",
     }
     paused = of_row(row, PACS, PAUSED, NOW)
     assert paused[State.QUEUED].startswith("pacs to answer: it is paused")
-    assert "the first in 1 min 30 s and for pacs to answer" in paused[State.DEFERRED]
+    assert "pacs to answer" not in paused[State.DEFERRED], "it is said once"
+    alone = QueueRow("pacs", {State.DEFERRED: 1}, 60.0, next_attempt_at=NOW + 90)
+    assert "in 1 min 30 s at the earliest, and for pacs to answer" in of_row(alone, PACS, PAUSED, NOW)[State.DEFERRED]
     assert of_row(QueueRow("pacs", {State.ACTIVE: 1}, 1.0), PACS, PAUSED, NOW) == {}
