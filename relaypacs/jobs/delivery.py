@@ -184,12 +184,6 @@ def renew(connection: Connection, claims: Sequence[Claim], *, due_at: float) -> 
     connection.execute(update(delivery).where(_LEASED).values(ready=False, due_at=due_at), _keys(claims))
 
 
-def end_leases(connection: Connection, node: str) -> int:
-    """End every lease on the node's deliveries; returns how many. They are claimed again under new tokens."""
-    leased = update(delivery).where(delivery.c.home == node, state_in([State.ACTIVE]), TIMED)
-    return connection.execute(leased.values(ready=True, due_at=None)).rowcount
-
-
 def give_back(connection: Connection, claims: Sequence[Claim]) -> None:
     """Return claims to the state they were claimed from, ready at once, with no attempt counted."""
     untried = [claim for claim in claims if claim.attempts == 0]

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import secrets
 import threading
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, and_, or_, update
 
 from relaypacs.errors import JobsError
 from relaypacs.jobs import delivery
 from relaypacs.jobs.clock import Clock
+from relaypacs.jobs.schema import TIMED, state_in
+from relaypacs.jobs.schema import delivery as deliveries
 from relaypacs.jobs.values import ANYWHERE
-from relaypacs.model import Claim
+from relaypacs.model import Claim, State
 
-_LEASE_BITS = 62
+_CHANCE_BITS = 40
 
 
 class _Doubt(NamedTuple):
@@ -62,7 +65,7 @@ class Leases:
                     if claims:
                         break
                 else:
-                    mine = _Doubt(secrets.randbits(_LEASE_BITS), now + lease_seconds)
+                    mine = _Doubt(new_lease(node), now + lease_seconds)
                     claims = delivery.claim(
                         connection,
                         destination,
@@ -83,3 +86,24 @@ class Leases:
                 with self._lock:
                     self._doubts.setdefault((destination, node), []).extend(doubts)
         return claims
+
+
+def new_lease(node: str) -> int:
+    """A number for one claim of a node, which nobody else uses: 22 bits of the node's name, 40 of chance."""
+    return _base(node) | secrets.randbits(_CHANCE_BITS)
+
+
+def end_leases(connection: Connection, node: str) -> int:
+    """End every lease on the node's deliveries, and those it took of what any node may deliver; returns how many.
+
+    They are claimed again under new tokens. Should two nodes' names share their 22 bits, the other's deliveries of the
+    moment are made twice, as after a crash.
+    """
+    base = _base(node)
+    theirs = and_(deliveries.c.home == ANYWHERE, deliveries.c.lease.between(base, base | (1 << _CHANCE_BITS) - 1))
+    leased = update(deliveries).where(or_(deliveries.c.home == node, theirs), state_in([State.ACTIVE]), TIMED)
+    return connection.execute(leased.values(ready=True, due_at=None)).rowcount
+
+
+def _base(node: str) -> int:
+    return zlib.crc32(node.encode()) >> 10 << _CHANCE_BITS

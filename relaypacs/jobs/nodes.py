@@ -15,7 +15,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from relaypacs.errors import JobsError
 from relaypacs.jobs import dialect
-from relaypacs.jobs.delivery import end_leases, move
+from relaypacs.jobs.delivery import move
+from relaypacs.jobs.leases import end_leases
 from relaypacs.jobs.schema import HOT, LIVE, OWED, STAGED, checkpoint, delivery, instance, node
 from relaypacs.jobs.states import PENDING_STATES, Change
 from relaypacs.jobs.values import Drain, Joined, Left

@@ -79,6 +79,18 @@ def test_a_claim_outlives_the_staging_of_its_instance(shared: JobStore) -> None:
     assert shared.ledger().imbalance == 0
 
 
+def test_a_node_that_starts_again_ends_its_own_leases_on_what_is_shared_and_nobody_elses(shared: JobStore) -> None:
+    for node in (NODE, OTHER):
+        shared.join(node, f"folder of {node}", 1.0)
+    shared.take_in(NODE, [arrival("1.1"), arrival("1.2", study="2")], [], [], 1.0)
+    stage(shared)
+    mine, others = claim(shared, NODE, limit=1), claim(shared, OTHER, limit=1)
+    assert shared.join(OTHER, f"folder of {OTHER}", 401.0).leases_ended == 1
+    assert uids(claim(shared, NODE, now=402.0)) == uids(others)
+    assert shared.settle(settled(others, SENT), 403.0) == 0
+    assert shared.settle(settled(mine, SENT), 403.0) == 1
+
+
 def test_what_a_dead_node_had_claimed_comes_free_by_its_lease(shared: JobStore) -> None:
     shared.take_in(NODE, [arrival("1.1")], [], [], 1.0)
     stage(shared)
