@@ -221,7 +221,7 @@ class Settler:
             # A worker that went to sleep before this was written does not know when to try again.
             for destination in {one.claim.destination for one in work.settlements if one.retry_at is not None}:
                 self._wake(destination)
-            if lost:
+            if lost and not self._down:  # else the first try may have been committed, and only its answer lost
                 log.event(
                     log.WARNING, "leases-lost", "Deliveries ended after their lease had and repeat.", deliveries=lost
                 )
