@@ -6,61 +6,25 @@ before its last fragment has not arrived.
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import struct
-import threading
 import time
-from collections import defaultdict
 
+from tests.crash.harness.counting import CountingPeer
 from tests.peers import raw
-from tests.peers.ports import free_port
 
 _MAX_PDU_BYTES = 2048
 """So small that a large object leaves the sender in several system calls."""
 
 
-class Recorder:
-    """Context manager. `delay_seconds` is what each answer takes; arrivals are recorded before it.
-
-    Before it is entered its port refuses connections, and is nobody else's.
-    """
+class Recorder(CountingPeer):
+    """See `CountingPeer`."""
 
     def __init__(self, *, aet: str = "RECORDER", delay_seconds: float = 0.0) -> None:
+        super().__init__(delay_seconds=delay_seconds)
         self.aet = aet
-        self.port = free_port()
-        self._delay_seconds = delay_seconds
-        self._lock = threading.Lock()
-        self._arrived: dict[str, list[str]] = defaultdict(list)
-        self.cut = 0
-        """Datasets that did not come whole."""
-        self._listener = socket.socket()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", self.port))
-
-    def __enter__(self) -> Recorder:
-        self._listener.listen(64)
-        threading.Thread(target=self._accept, name="recorder", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def arrived(self) -> dict[str, list[str]]:
-        """SOP Instance UID → SHA-256 of the dataset, once per arrival."""
-        with self._lock:
-            return {uid: list(digests) for uid, digests in self._arrived.items()}
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), name="recorder", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = _Peer(connection)
         try:
             while self._message(peer):
@@ -69,8 +33,7 @@ class Recorder:
             pass
         finally:
             if peer.dataset:
-                with self._lock:
-                    self.cut += 1
+                self._record_cut()
             connection.close()
 
     def _message(self, peer: _Peer) -> bool:
@@ -92,10 +55,8 @@ class Recorder:
     def _store(self, peer: _Peer, context_id: int) -> None:
         request = raw.elements(bytes(peer.command))
         sop_instance = request[0x1000].rstrip(b"\0").decode()
-        digest = hashlib.sha256(peer.dataset).hexdigest()
+        self._record(sop_instance, peer.dataset)
         peer.command, peer.dataset = bytearray(), bytearray()
-        with self._lock:
-            self._arrived[sop_instance].append(digest)
         time.sleep(self._delay_seconds)
         peer.send(raw.pdu(raw.DATA, raw.pdv(context_id, raw.COMMAND | raw.LAST, store_rsp(request))))
 

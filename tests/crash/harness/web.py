@@ -7,56 +7,26 @@ is a promise.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import socket
 import struct
-import threading
 import time
-from collections import defaultdict
 from io import BufferedReader
 
-from tests.peers.ports import free_port
+from tests.crash.harness.counting import CountingPeer
 
 _BOUNDARY = re.compile(rb'boundary="?([^\s";]+)')
 
 
-class WebRecorder:
-    """Context manager. `delay_seconds` is what each answer takes; arrivals are recorded before it."""
+class WebRecorder(CountingPeer):
+    """See `CountingPeer`."""
 
     def __init__(self, *, delay_seconds: float = 0.0) -> None:
-        self.port = free_port()
+        super().__init__(delay_seconds=delay_seconds)
         self.url = f"http://127.0.0.1:{self.port}/dicom-web"
-        self._delay_seconds = delay_seconds
-        self._lock = threading.Lock()
-        self._arrived: dict[str, list[str]] = defaultdict(list)
-        self.cut = 0
-        """Requests that did not come whole."""
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
-
-    def __enter__(self) -> WebRecorder:
-        threading.Thread(target=self._accept, name="web-recorder", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-
-    def arrived(self) -> dict[str, list[str]]:
-        """SOP Instance UID → SHA-256 of the dataset, once per arrival."""
-        with self._lock:
-            return {uid: list(digests) for uid, digests in self._arrived.items()}
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), name="web-recorder", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             with connection, connection.makefile("rb") as stream:
                 while self._request(connection, stream):
@@ -78,8 +48,7 @@ class WebRecorder:
         body = _read(stream, length)
         stored = self._store(body, boundary[1])
         if len(body) < length:
-            with self._lock:
-                self.cut += 1
+            self._record_cut()
             return False
         time.sleep(self._delay_seconds)
         answer = json.dumps(
@@ -97,9 +66,7 @@ class WebRecorder:
             file = part.partition(b"\r\n\r\n")[2]
             sop_instance, dataset = split_file(file)
             stored.append(sop_instance)
-            digest = hashlib.sha256(dataset).hexdigest()
-            with self._lock:
-                self._arrived[sop_instance].append(digest)
+            self._record(sop_instance, dataset)
         return stored
 
 
