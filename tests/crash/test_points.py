@@ -92,7 +92,8 @@ def test_the_whole_suite() -> None:
 
 def test_every_point_is_in_a_room() -> None:
     rooms = [room for several in ROOMS.values() for room in several]
-    assert {point.name.split(".")[0] for point in POINTS} == set(rooms)
+    assert {point.name.split(".")[0] for point in POINTS} == {*rooms, "s3"}
+    assert all(point.bucket for point in POINTS if point.name.startswith("s3.")), "tried where there is a bucket"
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -75,8 +75,10 @@ def plan(points: Sequence[Point], size: Size, servers: Servers, chance: random.R
     chance.shuffle(anywhere)
     if servers.bucket is not None:
         # These go on with others in their lives.
-        waited_for += anywhere[: len(anywhere) // 8]
-        anywhere = anywhere[len(anywhere) // 8 :]
+        fit = [place for place, one in enumerate(anywhere) if not (isinstance(one, Point) and one.folder)]
+        moved = set(fit[: len(anywhere) // 8])
+        waited_for += [one for place, one in enumerate(anywhere) if place in moved]
+        anywhere = [one for place, one in enumerate(anywhere) if place not in moved]
         chance.shuffle(waited_for)
     lives: list[Planned] = []
     for number in count():
@@ -98,7 +100,8 @@ def plan(points: Sequence[Point], size: Size, servers: Servers, chance: random.R
     for number, some in enumerate(_parted(waited_for if servers.bucket else [])):
         on = servers.postgres if number % 2 == 0 else None
         # What is in a bucket is any node's: leases on it outlive the node, to their end.
-        lives.append(Planned(Setting(server=on, bucket=servers.bucket, lease_seconds=SERVER_LEASE_SECONDS), some))
+        keep = "none" if number % 2 else "7d"
+        lives.append(Planned(Setting(keep, server=on, bucket=servers.bucket, lease_seconds=SERVER_LEASE_SECONDS), some))
     for some in _parted([Kind.REDIS] * (size.redis_losses if servers.redis else 0)):
         lives.append(Planned(Setting(redis=servers.redis), some))
     if servers.postgres is not None:

@@ -14,7 +14,7 @@ class Point:
     """`passages`: the kill comes at one of the first so many.
 
     `keep` and `rows` are the `[staging] keep` and `[jobs] keep` it needs, empty for any; `bucket`: only a node whose
-    staging is object storage gets there.
+    staging is object storage gets there; `folder`: only one whose staging is not.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Point:
     keep: str = ""
     rows: str = ""
     bucket: bool = False
+    folder: bool = False
 
 
 POINTS = (
@@ -45,9 +46,12 @@ POINTS = (
     Point("jobs.before-commit", "COMMIT is about to be sent", 30),
     Point("jobs.after-commit", "COMMIT was answered, nobody knows yet", 30),
     Point("intake.committed", "rows are committed, nobody was woken"),
-    Point("sweep.announced", "rows name the files that will be, none is there", 2),
+    Point("sweep.announced", "rows name the files that will be, none is there", 2, folder=True),
     Point("sweep.copied", "files are in staging, not synced", 2),
-    Point("sweep.synced", "files are durable, rows don't name them", 2),
+    Point("sweep.synced", "files are durable, rows don't name them", 2, folder=True),
+    Point("s3.putting", "an object is about to be put to the bucket", bucket=True),
+    Point("s3.part-put", "a part of a long object is in the bucket", 4, bucket=True),
+    Point("s3.put", "an object is in the bucket, nobody else knows", bucket=True),
     Point("sweep.staged", "rows name the staged files", 2),
     Point("receipts.staged", "what a modality waits for is in object storage, it is not told yet", 4, bucket=True),
     Point("forward.claimed", "a batch is leased", 5),
@@ -87,6 +91,6 @@ def places() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(package.rglob("*.py")):
         # The docstring of `failpoint` names one that is none.
-        for name in re.findall(r'\breach\("([a-z.-]+)"\)', path.read_text() if path.name != "failpoint.py" else ""):
+        for name in re.findall(r'\breach\("([a-z0-9.-]+)"\)', path.read_text() if path.name != "failpoint.py" else ""):
             found[name] = str(path.relative_to(package))
     return found

@@ -29,6 +29,10 @@ from tests.peers.ports import wait_until
 from tests.peers.redis import RedisServer
 from tests.peers.seaweed import BUCKET, SeaweedFS
 
+PART_BYTES = 5 << 20
+LONG_EVERY = 40
+"""With a bucket every so many-th image is put in parts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -78,7 +82,7 @@ class Rig:
         self._prefix = f"{name}/"
         if setting.bucket is not None:
             environment |= setting.bucket.environment()
-            staging |= setting.bucket.section(prefix=name)
+            staging |= setting.bucket.section(prefix=name, part_bytes=PART_BYTES)
             callers.insert(0, {"ae_title": "RAWSENDER", "ack": "staged"})
         if setting.redis is not None:
             environment["REDIS_URL"] = setting.redis.url

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tests.crash.harness.points import BY_NAME, STOPS, Point
-from tests.crash.harness.rig import Rig, Setting
+from tests.crash.harness.rig import LONG_EVERY, Rig, Setting
 from tests.crash.harness.traffic import Traffic
 from tests.crash.harness.verdict import Totals, Verdict
 
@@ -165,6 +165,7 @@ class Life:
             most=MOST_IMAGES,
             more=lambda: not over and not enough(),
             seconds=2 * REACH_SECONDS,
+            long_every=LONG_EVERY if self.rig.setting.bucket else 0,
         )
         traffic.start()
         return over, traffic

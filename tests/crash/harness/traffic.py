@@ -21,7 +21,7 @@ from pynetdicom.association import Association
 from tests.crash.harness.objects import SOP_CLASS, TRANSFER_SYNTAX, Image, make_image, new_uid
 from tests.peers import raw
 
-_SMALL_BYTES, _LARGE_BYTES = 33 << 10, 700 << 10
+_SMALL_BYTES, _LARGE_BYTES, _LONG_BYTES = 33 << 10, 700 << 10, 11 << 19
 _RETRY_SECONDS = 0.03
 _MANY = 150
 
@@ -33,8 +33,17 @@ class Traffic:
     """
 
     def __init__(
-        self, port: int, chance: random.Random, *, least: int, most: int, more: Callable[[], bool], seconds: float
+        self,
+        port: int,
+        chance: random.Random,
+        *,
+        least: int,
+        most: int,
+        more: Callable[[], bool],
+        seconds: float,
+        long_every: int = 0,
     ) -> None:
+        """Every `long_every`-th image, if that is not 0, is longer than one part of an upload (5 MiB)."""
         self.study = new_uid(chance)
         self.made: dict[str, Image] = {}
         self.acknowledged: set[str] = set()
@@ -43,6 +52,7 @@ class Traffic:
         self.statuses: Counter[int] = Counter()
         """Statuses other than Success."""
         self._chance, self._least, self._most, self._more = chance, least, most, more
+        self._long_every = long_every
         self._give_up_at = time.monotonic() + seconds
         self._lock = threading.Lock()
         senders: list[Callable[[], None]] = [_RawSender(self, port).run, _RawSender(self, port).run]
@@ -70,8 +80,10 @@ class Traffic:
             count = len(self.made)
             if count >= self._most or (count >= self._least and not self._more()) or not self.may_go_on():
                 return None
-            large = self._chance.random() < 0.1
-            image = make_image(self._chance, self.study, _LARGE_BYTES if large else _SMALL_BYTES)
+            size = _LARGE_BYTES if self._chance.random() < 0.1 else _SMALL_BYTES
+            if self._long_every and count % self._long_every == self._long_every // 2:
+                size = _LONG_BYTES
+            image = make_image(self._chance, self.study, size)
             self.made[image.sop_instance_uid] = image
             return image
 

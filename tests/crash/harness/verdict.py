@@ -123,6 +123,9 @@ class Verdict:
         if self._rig.setting.keep == "none" and staged:
             self._totals.left_over += len(staged)
             self._totals.fault(f"end: {len(staged)} staged objects are left over though nothing was owed or kept")
+        elif self._rig.setting.bucket is not None and (orphans := self._orphans()):
+            self._totals.left_over += orphans
+            self._totals.fault(f"end: {orphans} objects of the bucket are named by no row")
         if left := self._rig.segments():
             self._totals.fault(f"end: {left} segments are held though nothing in them is needed")
 
@@ -152,6 +155,12 @@ class Verdict:
             if wrong:
                 self._totals.partial += wrong
                 self._totals.fault(f"{where}: an image is not byte for byte what was sent")
+
+    def _orphans(self) -> int:
+        """Objects of the bucket that no row names, and that nobody would ever delete."""
+        with self._engine.begin() as connection:
+            named = set(connection.scalars(select(instance.c.staged_key)))
+        return sum(key.partition("/")[2] not in named for key in self._rig.staged_keys())
 
     def _deliveries(self) -> tuple[dict[str, dict[str, set[str]]], dict[str, Counter[str]], Counter[str]]:
         """Of each destination: states and sum of claims by image, and the number of deliveries."""
