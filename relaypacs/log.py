@@ -3,7 +3,8 @@
 Every room logs through `event()`. `setup()` is called once per process by `node` or `cli`. The keys are those the
 operators' log pipeline knows: timestamp, level, service, trace_id (association), user_id (calling AE), upload_id
 (keyed hash of the study), message, latency_ms, plus `event` and the event's own fields. Values are escaped, so a
-line can't be forged; callers pass no names and no raw UIDs, only `uid_hash` of them.
+line can't be forged; callers pass no names and no raw UIDs, only `uid_hash` of them. A line is one write, to standard
+error or to a file that may be renamed at any time: no line is lost, cut or mixed with another.
 """
 
 from __future__ import annotations
@@ -12,16 +13,65 @@ import contextlib
 import hmac
 import json
 import logging
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TextIO
 
 DEBUG, INFO, WARNING, ERROR, CRITICAL = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL
 _LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR, "critical": CRITICAL}
 _NAMES = {number: name.upper() for name, number in _LEVELS.items()}
 _LONGEST_VALUE = 300
+_FILE_MODE = 0o640
+"""For whoever ships the lines, by the group of the folder: they hold no secrets and no patients."""
+
+
+class LogFile:
+    """A file that lines are appended to, over all processes that were forked with it. Renamed or removed (as logrotate
+    does), it is opened anew before the next line; what is written at that moment is in the one or the other."""
+
+    def __init__(self, path: Path) -> None:
+        """OSError if it can't be opened."""
+        self._path = path
+        self._torn = False
+        self._descriptor = self._open()
+        self._known = self._identity(os.fstat(self._descriptor))
+
+    def write(self, text: str) -> object:
+        """Append a whole line. OSError if it can't be written."""
+        with contextlib.suppress(OSError):  # a folder that is gone for a while: the file that is open will do
+            if not self._is_here():
+                new = self._open()
+                known = self._identity(os.fstat(new))
+                # Over the same number: another thread may be about to write to it.
+                os.dup2(new, self._descriptor, inheritable=False)
+                os.close(new)
+                self._known = known
+        line = (b"\n" if self._torn else b"") + text.encode()
+        # Of a full disk: what follows begins on a line of its own.
+        self._torn = os.write(self._descriptor, line) < len(line)
+        return None
+
+    def _is_here(self) -> bool:
+        try:
+            return self._identity(os.stat(self._path)) == self._known
+        except FileNotFoundError:
+            return False
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        with contextlib.suppress(FileExistsError):
+            made = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+            os.fchmod(made, _FILE_MODE)  # whatever the umask
+            return made
+        return os.open(self._path, flags | os.O_CREAT, _FILE_MODE)
+
+    @staticmethod
+    def _identity(about: os.stat_result) -> tuple[int, int]:
+        return about.st_dev, about.st_ino
 
 
 class _Sink:
@@ -31,7 +81,7 @@ class _Sink:
         self.level = INFO
         self.json = True
         self.service = "relaypacs"
-        self.stream: TextIO | None = None
+        self.stream: TextIO | LogFile | None = None
         self.hash_key = b""
         self.report: Callable[[Mapping[str, object], int], None] | None = None
 
@@ -39,10 +89,13 @@ class _Sink:
 _sink = _Sink()
 
 
-def setup(*, level: str, json_lines: bool, service: str, hash_key: bytes = b"", stream: TextIO | None = None) -> None:
+def setup(
+    *, level: str, json_lines: bool, service: str, hash_key: bytes = b"", stream: TextIO | LogFile | None = None
+) -> None:
     """Set this process's level (`debug` … `critical`), format, service name and the key of `uid_hash`.
 
-    Also silences the libraries' own loggers: they quote peers' data, what they say could hold PHI.
+    `stream` is written to instead of standard error. Also silences the libraries' own loggers: they quote peers' data,
+    what they say could hold PHI.
     """
     _sink.level, _sink.json, _sink.service = _LEVELS[level], json_lines, service
     _sink.stream, _sink.hash_key = stream, hash_key

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from relaypacs.config.destination import Destination
 from relaypacs.config.options import (
+    File,
     Folder,
     Name,
     Pattern,
@@ -72,12 +73,16 @@ class Node(Section):
 
 
 class Log(Section):
-    """[log]: what the node writes to standard error."""
+    """[log]: what the node tells, and where."""
 
     level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(lower_case)] = Field(
         "info", description="Least level that is written. LOG_LEVEL overrides it; DEBUG=true means debug."
     )
     format: Literal["json", "text"] = Field("json", description="One JSON object per line, or text for people.")
+    file: File = Field(
+        "",
+        description="File to write to instead of standard error; opened anew when it is renamed (docs/monitoring.md).",
+    )
 
 
 class Spool(Section):

@@ -38,7 +38,7 @@ def serve(config: Config, *, role: str = "all", place: Path | None = None, sourc
     """
     _raise_open_files()
     hash_key = prepare(config)
-    log.setup(level=config.log.level, json_lines=config.log.format == "json", service="supervisor", hash_key=hash_key)
+    _set_up_log(config, hash_key)
     if config.sentry.dsn.get_secret_value():
         from relaypacs.node.sentry import Reporter
 
@@ -101,6 +101,18 @@ def serve(config: Config, *, role: str = "all", place: Path | None = None, sourc
     finally:
         if role == "all":
             shutil.rmtree(metrics, ignore_errors=True)
+
+
+def _set_up_log(config: Config, hash_key: bytes) -> None:
+    file = None
+    if config.log.file:
+        try:
+            file = log.LogFile(Path(config.log.file))
+        except OSError as problem:
+            said = f"{config.log.file} can't be written ({problem.strerror}); name one this user may write"
+            raise ConfigError([f"[log] file: {said}"]) from None
+    json_lines = config.log.format == "json"
+    log.setup(level=config.log.level, json_lines=json_lines, service="supervisor", hash_key=hash_key, stream=file)
 
 
 def _raise_open_files() -> None:

@@ -187,3 +187,48 @@ def test_lines_of_processes_that_share_a_pipe_stay_whole():
     lines = done.stderr.decode().splitlines()
     assert len(lines) == 600
     assert sorted(json.loads(line)["n"] for line in lines) == sorted([*range(300), *range(300)])
+
+
+WRITER = """
+import sys, threading
+from pathlib import Path
+from relaypacs import log
+log.setup(level="info", json_lines=True, service=sys.argv[2], stream=log.LogFile(Path(sys.argv[1])))
+def write(thread):
+    for number in range(1500):
+        log.event(log.INFO, "x", f"{thread}-{number}", value="ü" * 200)
+threads = [threading.Thread(target=write, args=(one,)) for one in range(3)]
+[one.start() for one in threads]
+[one.join() for one in threads]
+"""
+
+
+def test_a_file_may_be_renamed_at_any_time(tmp_path):
+    path = tmp_path / "node.log"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, f"p{number}"]) for number in range(3)]
+    turns = 0
+    while any(one.poll() is None for one in writers):
+        if path.exists():
+            turns += 1
+            path.rename(tmp_path / f"node.log.{turns}")
+    assert [one.wait() for one in writers] == [0, 0, 0]
+    assert turns > 5
+    lines = [json.loads(line) for file in tmp_path.iterdir() for line in file.read_text().splitlines()]
+    found = sorted((line["service"], line["message"]) for line in lines)
+    assert found == sorted((f"p{p}", f"{t}-{n}") for p in range(3) for t in range(3) for n in range(1500))
+
+
+def test_a_log_folder_that_goes_away_costs_nothing_but_its_name(tmp_path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    file = log.LogFile(folder / "node.log")
+    assert (folder / "node.log").stat().st_mode & 0o777 == 0o640
+    file.write("one\n")
+    folder.rename(tmp_path / "old")
+    file.write("two\n")
+    folder.mkdir()
+    file.write("three\n")
+    assert (tmp_path / "old" / "node.log").read_text() == "one\ntwo\n"
+    assert (folder / "node.log").read_text() == "three\n"
+    with pytest.raises(FileNotFoundError):
+        log.LogFile(tmp_path / "nowhere" / "node.log")
