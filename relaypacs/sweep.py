@@ -119,6 +119,9 @@ class Sweep:
         self._nudged = nudged
         self._short = False
         self._moved = 0
+        # Segments of an earlier life, which may have died between a put to shared staging and its row: what is in them
+        # is put again, though nobody needs it, so that a row names the object and it is purged.
+        self._doubtful = set(reader.generations()) if shared and keep_seconds == 0.0 else set()
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -186,15 +189,21 @@ class Sweep:
         One that can't be copied holds up none of the others; the first such failure is raised when they are staged.
         """
         found = self._jobs.to_stage(self._node, received_before=received_before, keep=self._keeps(), limit=BATCH)
+        if self._doubtful:
+            known = {row.instance_id for row in found}
+            more = self._jobs.to_stage(self._node, received_before=received_before, keep=True, limit=BATCH)
+            found += [row for row in more if row.generation in self._doubtful and row.instance_id not in known]
         problems = self._stager.stage(found)
         self._moved = self._stager.staged
         if problems:
             raise problems[0]
         return len(found)
 
-    def _keeps(self) -> bool:
-        """Whether what is settled is kept now: what is kept for ever always, the rest while there is room."""
-        return self._keep_seconds is None or (self._keep_seconds > 0.0 and not self._short)
+    def _keeps(self, generation: str = "") -> bool:
+        """Whether what is settled is kept now: what is kept for ever always, the rest while there is room; in that
+        segment, if one is given."""
+        kept = self._keep_seconds is None or (self._keep_seconds > 0.0 and not self._short)
+        return kept or generation in self._doubtful
 
     def _look_at_room(self) -> None:
         enough = self._roomy_bytes if self._short else self._short_bytes
@@ -208,12 +217,14 @@ class Sweep:
     def free(self) -> int:
         """Free every segment that nothing needs any more (the reader quarantines damaged ones). Returns how many."""
         freed = 0
-        for generation in self._reader.generations():
+        there = self._reader.generations()
+        self._doubtful.intersection_update(there)
+        for generation in there:
             if (
                 self._outlasted_standby(generation)
                 and self._intake.finished(generation)
                 and not self._jobs.segment_needed(
-                    self._node, generation, self._keeps(), end=self._intake.taken_in(generation)
+                    self._node, generation, self._keeps(generation), end=self._intake.taken_in(generation)
                 )
                 # The file goes first: a checkpoint without a file is forgotten at start, a file without a
                 # checkpoint would be taken in a second time.
@@ -232,7 +243,8 @@ class Sweep:
         if not self._lag_seconds:
             return True
         now = self._clock()
-        if not self._intake.finished(generation) or self._jobs.segment_wanted(self._node, generation, self._keeps()):
+        keeps = self._keeps(generation)
+        if not self._intake.finished(generation) or self._jobs.segment_wanted(self._node, generation, keeps):
             self._unwanted_since[generation] = now
         return now - self._unwanted_since.setdefault(generation, now) >= self._lag_seconds
 

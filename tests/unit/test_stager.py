@@ -11,9 +11,11 @@ import pytest
 from relaypacs.errors import StagingError
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Unstaged
+from relaypacs.model import Delivered, Settlement
 from relaypacs.stager import TELL_EVERY, Stager
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.protocol import StagedFacts
+from relaypacs.sweep import Sweep
 from tests.unit.relay_rooms import NODE, Rooms
 
 
@@ -157,3 +159,51 @@ def test_stopped_it_begins_nothing_more(rooms: Rooms, shared: JobStore, bucket: 
     bucket.gate.set()
     thread.join()
     assert stager.staged == bucket.begun == 4
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_what_a_killed_process_put_without_a_row_gets_one_and_is_purged(
+    rooms: Rooms, shared: JobStore, bucket: Counted, delivered: bool
+) -> None:
+    """Nobody wants the bytes kept; in shared staging no row says before a put that it will be there."""
+    (row,) = received(rooms, shared, 1)
+
+    def new_life() -> Sweep:
+        return Sweep(
+            node=NODE,
+            reader=rooms.reader,
+            jobs=shared,
+            staging=bucket,
+            intake=rooms.intake,
+            nudged=rooms.rows_changed,
+            hash_key=b"key",
+            hot_seconds=0.0,
+            keep_seconds=0.0,
+            min_free_bytes=0,
+            date="study",
+            shared=True,
+            clock=rooms.clock,
+        )
+
+    with rooms.reader.pin(row.generation) as pin:
+        bucket.put(new_life()._stager._key(row), pin.fileno(), row.file_offset, row.file_length)
+
+    def deliver() -> None:
+        now = rooms.clock.now
+        claims = shared.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=now)
+        assert len(claims) == shared.settle([Settlement(one, Delivered(), now, now) for one in claims], now) == 1
+        rooms.clock.now += 10
+
+    if delivered:
+        deliver()
+    rooms.writer.close()
+    rooms.clock.now += 10
+    sweep = new_life()
+    for _ in range(3):
+        sweep.step()
+        rooms.clock.now += 10
+    assert (rooms.segments(), len(list(bucket.scan()))) == ([], 0 if delivered else 1)
+    if not delivered:
+        deliver()
+        sweep.step()
+        assert list(bucket.scan()) == []
