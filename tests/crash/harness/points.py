@@ -14,7 +14,8 @@ class Point:
     """`passages`: the kill comes at one of the first so many.
 
     `keep` and `rows` are the `[staging] keep` and `[jobs] keep` it needs, empty for any; `bucket`: only a node whose
-    staging is object storage gets there; `folder`: only one whose staging is not.
+    staging is object storage gets there; `folder`: only one whose staging is not; `anew`: only one that must associate
+    with its destinations, as after its start.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Point:
     rows: str = ""
     bucket: bool = False
     folder: bool = False
+    anew: bool = False
 
 
 POINTS = (
@@ -55,7 +57,7 @@ POINTS = (
     Point("sweep.staged", "rows name the staged files", 2),
     Point("receipts.staged", "what a modality waits for is in object storage, it is not told yet", 4, bucket=True),
     Point("forward.claimed", "a batch is leased", 5),
-    Point("forward.associated", "the destination accepted the association", 1),
+    Point("forward.associated", "the destination accepted the association", 1, anew=True),
     Point("stream.mid-send", "part of an object has left", 2),
     Point("forward.sent", "the last fragment has left, no answer yet", 20),
     Point("forward.answered", "the destination has answered", 20),

@@ -67,6 +67,8 @@ class Life:
         """Kill one process at a named point, or with it the whole node."""
         passage = 1 + self._chance.randrange(point.passages)
         when = f"{point.name}:{passage}"
+        if point.anew:
+            self.rig.kill_all()
         self.rig.arm(point, passage)
         over, traffic = self._start(self.rig.reached)
         if self._reach(when):
