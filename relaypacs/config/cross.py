@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from relaypacs.config.environment import overlooked
+from relaypacs.config.fallbacks import circles, unkept
 from relaypacs.config.model import Caller, Config, Destination, Node, Receive, Rule, Sidecar, Staging
 from relaypacs.config.places import Location, Places, Problem
 from relaypacs.config.problems import names_of
@@ -46,6 +47,10 @@ def problems(
     for number in range(len(good["rule"])):
         yield from _unknown(_texts(raw["rule"][number], "to"), ("rule", number, "to"), known)
     yield from _unknown(_texts(raw.get("routing"), "default"), ("routing", "default"), known)
+    for number, one in enumerate(good["destination"]):
+        if one is not None and one.fallback:
+            yield from _unknown([one.fallback], ("destination", number, "fallback"), known)
+    yield from circles(good["destination"])
     yield from _clashing(good["receive"], good["sidecar"])
     yield from _open_sidecar(good["node"], good["sidecar"])
     if good["receive"] and good["tls"] and not good["receive"].plain and not good["tls"].listen:
@@ -66,6 +71,7 @@ def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
         *shadowed_callers(config.caller, case_sensitive=config.receive.ae_titles_case_sensitive),
         *_about_destinations(config),
         *same_destinations(config.destination),
+        *unkept(config.destination, config.staging),
         *_about_rules(config.rule),
         *_about_staging(config.staging),
         *_about_redis(config),
@@ -98,6 +104,7 @@ def _about_destinations(config: Config) -> Iterator[str]:
     if not config.destination:
         yield "no [[destination]]: what is received stays here, unrouted"
     used = {name for rule in config.rule for name in rule.to} | set(config.routing.default)
+    used |= {one.fallback for one in config.destination}
     for number, one in enumerate(config.destination, 1):
         place = f'destination[{number}] "{one.name}"'
         if one.name not in used:

@@ -104,11 +104,39 @@ class Destination(Section):
         "5x1m,12x5m,24x1h,7x1d",
         description="Retry schedule: COUNTxINTERVAL, comma-separated (s, m, h, d); then dead letter.",
     )
+    fallback: str = Field(
+        "", description="Another destination, which gets what waits here once this one has not answered for long."
+    )
+    fallback_after_seconds: Seconds = Field(
+        3600.0, description="How long it has not answered by then, in seconds; within its hours only."
+    )
+    fallback_then: Literal["also", "instead"] = Field(
+        "also",
+        description="also: what went to `fallback` is delivered here too when it answers again. instead: it is not.",
+    )
+    verify: Literal["none", "c-find", "qido"] = Field(
+        "none",
+        description="Ask afterwards whether what was delivered is there, and send again what is not: by C-FIND (dimse) or QIDO-RS (dicomweb).",
+    )
+    verify_after_seconds: Seconds = Field(
+        30.0, description="When it is asked: so long after the last delivery of a study, in seconds."
+    )
+    verify_rounds: Annotated[int, Field(ge=0, le=10)] = Field(
+        3, description="How often what is missing there is sent again; then it is a dead letter."
+    )
+    refused_for_seconds: Annotated[float, Field(ge=0, le=30 * 86400)] = Field(
+        3600.0,
+        description="dimse: how long a SOP class and transfer syntax it refused are offered to no caller that sends there alone, until it is asked again, in seconds; 0 is not at all.",
+    )
 
     def inconsistencies(self) -> Iterator[str]:
         """An address that its kind can't do with."""
         if self.tls_key and not self.tls_certificate:
             yield "`tls_key` needs `tls_certificate`"
+        if self.fallback and self.fallback == self.name:
+            yield "`fallback` is the destination itself; name another"
+        if self.verify not in ("none", "c-find" if self.kind == "dimse" else "qido"):
+            yield "`verify` is c-find for dimse, qido for dicomweb"
         if self.kind == "dimse":
             yield from self._dimse_problems()
         elif self.kind == "dicomweb":

@@ -196,6 +196,11 @@ class Config(Section):
         return self.run_dir / "associations"
 
     @property
+    def refusals_file(self) -> Path:
+        """What destinations refused: written by the relay process, read by the receive processes."""
+        return self.node.state_dir / "refusals.json"
+
+    @property
     def receipt_socket(self) -> Path:
         """Where receive processes ask the relay process for receipts."""
         return self.run_dir / "receipts.sock"
