@@ -43,6 +43,17 @@ def test_whatever_the_node_refuses_is_put_back(tmp_path: Path) -> None:
         assert (done.returncode, files(node)) == (1, second), done.stdout
         assert "destination nowhere can't go" in done.stdout
         assert PUT_BACK in done.stdout
+        # What is wrong may have been so before: the change is not in force, so it does not stay either.
+        by_hand = '\n[[destination]]\nname = "x"\nkind = "dicomweb"\nurl = "https://x/"\n'
+        by_hand += 'credentials_env = "NOT_THE_NODES"\n'
+        place = node.config_path / "destination.toml"
+        text = place.read_text()
+        place.write_text(text + by_hand)
+        third = files(node)
+        for words in (["caller", "add", "MR_1"], ["caller", "remove", "*"]):
+            done = node.cli(*words)
+            assert (done.returncode, files(node)) == (1, third), done.stdout
+        place.write_text(text)
         # And what it does not refuse stays.
         assert node.cli("caller", "add", "MR_1").returncode == 0
         assert "MR_1" in files(node)["caller.toml"]
