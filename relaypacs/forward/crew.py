@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from relaypacs.config.model import Destination
 from relaypacs.forward.memory import Memory
+from relaypacs.forward.refusals import Watched
 from relaypacs.forward.site import Site
 from relaypacs.forward.worker import Worker
 
@@ -32,6 +33,7 @@ class Crew:
         """`stopping` is that of `workers`; `wake(destination)` ends their sleep. `calling_ae`: what is presented where
         the destination configures nothing."""
         self.destination, self.calling_ae, self.memory = destination, calling_ae, memory
+        self.watched = Watched(destination, calling_ae, memory, site.within_hours)
         self._site, self._stopping, self._wake = site, stopping, wake
         self._threads = [
             threading.Thread(target=worker.run, name=f"forward-{worker.name}", daemon=True) for worker in workers

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence, Set
 from functools import partial
+from pathlib import Path
 
 from prometheus_client import Gauge
 
@@ -23,6 +24,7 @@ from relaypacs.forward.cstore import CStoreSender
 from relaypacs.forward.echo import echo
 from relaypacs.forward.memory import Memory, Pair
 from relaypacs.forward.pace import Pace
+from relaypacs.forward.refusals import Refusals
 from relaypacs.forward.sender import Sender, Trouble
 from relaypacs.forward.settle import Settler
 from relaypacs.forward.site import Site
@@ -79,8 +81,10 @@ class Forwarder:
         lease_seconds: float,
         calling_ae: str = "RELAYPACS",
         study_quiet_seconds: float = 60.0,
+        refusals_file: Path | None = None,
     ) -> None:
-        """ConfigError if a destination's credentials are not there."""
+        """ConfigError if a destination's credentials are not there. `refusals_file`: where reception finds what they
+        refuse."""
         self._kinds = {one.name: str(one.kind) for one in destinations}
         """By name, also of those that went: what they had in flight is still to be counted."""
         self._studies = Studies(lambda study: jobs.ledger(study=study), quiet_seconds=study_quiet_seconds)
@@ -92,12 +96,14 @@ class Forwarder:
         self._node, self._lease_seconds = node, lease_seconds
         self._lock = threading.Lock()
         self._leaving: Set[str] = set()
+        self._refusals = Refusals(refusals_file)
         self._crews = {one.name: self._crew(one, calling_ae) for one in destinations}
+        self._crews_changed()
 
     def _crew(self, one: Destination, calling_ae: str) -> Crew:
         stopping = threading.Event()
         site = _site(one, self._connectivity.hears(one.name))
-        memory = Memory()
+        memory = self._refusals.memory(one, calling_ae)
         pace = Pace(objects_per_second=one.max_objects_per_second, megabits_per_second=one.max_megabits_per_second)
         workers = [
             Worker(
@@ -141,6 +147,7 @@ class Forwarder:
                 for crew in made.values():
                     crew.start()
                 self._crews = {**self._crews, **made}
+                self._crews_changed()
 
         return take_over
 
@@ -152,6 +159,7 @@ class Forwarder:
             self._end([self._crews[name]])
             self._crews = {other: crew for other, crew in self._crews.items() if other != name}
             self._leaving -= {name}
+            self._crews_changed()
             self._connectivity.forget(name)
         return True
 
@@ -162,18 +170,22 @@ class Forwarder:
         for crew in crews:
             crew.join(deadline)
 
+    def _crews_changed(self) -> None:
+        self._refusals.watch([crew.watched for crew in self._crews.values()])
+
     def destinations(self) -> tuple[str, ...]:
         """Names of those there are workers for, those that are leaving too."""
         return tuple(self._crews)
 
     def refused(self) -> dict[str, frozenset[Pair]]:
-        """By destination, the (SOP class, transfer syntax) pairs that it was seen to refuse since the start."""
+        """By destination, the (SOP class, transfer syntax) pairs that it was seen to refuse."""
         return {name: crew.memory.refused() for name, crew in self._crews.items()}
 
     def start(self) -> None:
         """Start every worker."""
         self._settler.start()
         self._studies.start()
+        self._refusals.start()
         for crew in self._crews.values():
             crew.start()
 
@@ -189,6 +201,7 @@ class Forwarder:
         ended = [crew.join(deadline) for crew in crews]
         settled = self._settler.close(timeout_seconds * _SETTLE_SHARE)
         self._studies.stop()
+        self._refusals.stop()
         return settled and all(ended)
 
 

@@ -115,6 +115,7 @@ def run_relay(
         lease_seconds=config.jobs.lease_seconds,
         calling_ae=config.receive.ae_titles[0],
         study_quiet_seconds=config.routing.study_quiet_seconds,
+        refusals_file=config.refusals_file,
     )
 
     def read_log() -> None:

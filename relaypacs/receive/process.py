@@ -21,11 +21,11 @@ from relaypacs.config.secrets import Credentials, caller_credentials
 from relaypacs.dicom.contexts import Offer, storage_offer
 from relaypacs.errors import ConfigError
 from relaypacs.policy.rights import offer_to
-from relaypacs.policy.takers import Takers
 from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.certificates import Certificates
 from relaypacs.receive.draining import Draining
 from relaypacs.receive.edge import Edge
+from relaypacs.receive.learned import Learned
 from relaypacs.receive.limits import Limits, Share
 from relaypacs.receive.receipt import Receipts
 from relaypacs.receive.room import Room
@@ -81,7 +81,7 @@ def run(
     room = Room(
         receive=receive,
         offers=_offers(config),
-        takers=_takers(config),
+        takers=Learned(config),
         credentials=_credentials(config.caller),
         limits=share,
         shared=SharedLimits(config.redis, keeper, share, receive.processes),
@@ -107,7 +107,7 @@ def run(
             room,
             receive=new.receive,
             offers=_offers(new),
-            takers=_takers(new),
+            takers=Learned(new),
             credentials=_credentials(new.caller),
         )
 
@@ -135,16 +135,6 @@ def _offers(config: Config) -> dict[Caller, Offer]:
     receive = config.receive
     offer = storage_offer(receive.transfer_syntaxes, receive.private_sop_classes, receive.max_transfer_syntaxes)
     return {caller: offer_to(caller, offer) for caller in config.caller}
-
-
-def _takers(config: Config) -> Takers:
-    """What of it the callers' destinations take."""
-    return Takers(
-        config.rule,
-        config.routing.default,
-        config.destination,
-        ae_titles_case_sensitive=config.receive.ae_titles_case_sensitive,
-    )
 
 
 def _credentials(callers: Sequence[Caller]) -> dict[Caller, Credentials]:

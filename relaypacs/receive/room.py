@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from relaypacs.config.model import Caller, Receive
 from relaypacs.config.secrets import Credentials
 from relaypacs.dicom.contexts import Offer
-from relaypacs.policy.takers import Takers
 from relaypacs.receive.association_log import AssociationLog
 from relaypacs.receive.draining import Draining
+from relaypacs.receive.learned import Learned
 from relaypacs.receive.limits import Share
 from relaypacs.receive.receipt import Receipts
 from relaypacs.receive.shared import SharedLimits
@@ -28,7 +28,7 @@ class Room:
     receive: Receive
     offers: Mapping[Caller, Offer]
     """What each caller may use."""
-    takers: Takers
+    takers: Learned
     """What of it the caller's destinations take."""
     credentials: Mapping[Caller, Credentials]
     """What callers with a user identity have to show."""

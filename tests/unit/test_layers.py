@@ -20,7 +20,7 @@ LEVELS = [
     {"errors"},
     {"dicom"},
     {"policy", "config"},
-    {"spool", "staging", "jobs", "wake", "alive"},
+    {"spool", "staging", "jobs", "wake", "alive", "refusals"},
     {"upper", "stager"},
     {"receive", "intake", "forward", "sweep", "receipts", "sidecar"},
     {"node"},
