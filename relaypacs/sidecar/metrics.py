@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +23,14 @@ from prometheus_client.registry import Collector
 from relaypacs import __version__, alive, log
 from relaypacs.config import Config
 from relaypacs.config.secrets import secret_files
-from relaypacs.jobs.states import OWED_STATES
+from relaypacs.jobs.states import OWED_STATES, PENDING_STATES
 from relaypacs.sidecar.app import Readiness
 from relaypacs.sidecar.backlog import Backlog
 from relaypacs.sidecar.checks import ANSWER_SECONDS, checks_of, free_bytes, process_names, spool_files
 from relaypacs.sidecar.jobtable import JobTable
+from relaypacs.sidecar.trends import Trends
 
+_DELIVERIES, _MADE = "relaypacs_deliveries", ("delivered", "warning")
 _NOT_AFTER = "relaypacs_tls_certificate_not_after_timestamp_seconds"
 STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "relaypacs_build_info": ("Always 1; the labels say what runs.", ("version", "python")),
@@ -57,6 +60,7 @@ STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "cert_expiry_seconds": ("Time until the certificate in use expires, in seconds; negative afterwards.", ("use",)),
     "active_users": ("Calling AE titles that have an association open.", ()),
     "relaypacs_spool_free_bytes": ("Free space of the spool's file system, in bytes.", ()),
+    "relaypacs_spool_hours_until_full": ("Hours until objects are refused, if the spool's free space shrinks on.", ()),
     "relaypacs_spool_segments": ("Segment files, by what they are.", ("place",)),
     "relaypacs_staging_free_bytes": ("Free space of the staging folder's file system, in bytes.", ()),
     "relaypacs_object_storage_up": ("1 while staging in object storage works, else 0.", ()),
@@ -67,6 +71,10 @@ STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "relaypacs_queue_oldest_seconds": (
         "Age of the oldest delivery that waits, in seconds; 0 if none.",
+        ("destination",),
+    ),
+    "relaypacs_queue_drain_seconds": (
+        "Estimated time until what waits for the destination is delivered, in seconds.",
         ("destination",),
     ),
     "relaypacs_instances_marked": ("Instances that want a person's eye, by why.", ("mark",)),
@@ -88,8 +96,9 @@ def registry_of(
     `callers_open`: how many calling AE titles have an association open; None where that can't be known.
     `own_expiry`: seconds until the sidecar's own certificate expires; None without one."""
     registry = CollectorRegistry()
-    registry.register(NodeEvents(metrics_dir, own_expiry))
-    registry.register(NodeStates(config, jobs, callers_open))
+    trends = Trends()
+    registry.register(NodeEvents(metrics_dir, own_expiry, trends))  # before the states, which ask for what it saw
+    registry.register(NodeStates(config, jobs, callers_open, trends))
     return registry
 
 
@@ -99,8 +108,10 @@ class NodeEvents(Collector):
     Counts of a process that died stay; what it had open does not: its `live` gauges are left out.
     """
 
-    def __init__(self, metrics_dir: Path, own_expiry: Callable[[], float] | None = None) -> None:
-        self._folder, self._own_expiry = metrics_dir, own_expiry
+    def __init__(
+        self, metrics_dir: Path, own_expiry: Callable[[], float] | None = None, trends: Trends | None = None
+    ) -> None:
+        self._folder, self._own_expiry, self._trends = metrics_dir, own_expiry, trends or Trends()
 
     def describe(self) -> list[Metric]:
         """Nothing, as `NodeStates.describe`."""
@@ -117,6 +128,12 @@ class NodeEvents(Collector):
             yield metric
             if metric.name == _NOT_AFTER:
                 left |= {(one.labels["use"],): one.value - time.time() for one in metric.samples}
+            elif metric.name == _DELIVERIES:
+                totals: Counter[str] = Counter()
+                for one in metric.samples:
+                    if one.labels["outcome"] in _MADE:
+                        totals[one.labels["destination"]] += int(one.value)
+                self._trends.delivered(time.monotonic(), totals)
         if left:
             yield _gauge("cert_expiry_seconds", left)
 
@@ -132,8 +149,15 @@ def _counts(file: Path) -> bool:
 class NodeStates(Collector):
     """Computes the gauges of `STATES`; one that can't be had is left out."""
 
-    def __init__(self, config: Config, jobs: JobTable, callers_open: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        jobs: JobTable,
+        callers_open: Callable[[], int] | None = None,
+        trends: Trends | None = None,
+    ) -> None:
         self._config = config
+        self._trends = trends or Trends()
         self._callers_open = callers_open
         self._readiness = Readiness(checks_of(config, jobs))
         self._jobs = jobs
@@ -176,6 +200,12 @@ class NodeStates(Collector):
                 yield _gauge(name, {(): free_bytes(folder)})
             except OSError:
                 continue  # `/readyz` says why
+        full: dict[tuple[str, ...], float] = {}
+        with contextlib.suppress(OSError):
+            mark = self._config.spool.min_free_bytes
+            if (hours := self._trends.hours_until_full(time.monotonic(), free_bytes(spool), mark)) is not None:
+                full[()] = hours
+        yield _gauge("relaypacs_spool_hours_until_full", full)
         yield _gauge("relaypacs_spool_segments", {(place,): number for place, number in spool_files(spool).items()})
 
     def _secrets(self) -> Iterator[Metric]:
@@ -207,6 +237,11 @@ class NodeStates(Collector):
             oldest[(row.destination,)] = row.oldest_seconds or 0.0
         yield _gauge("relaypacs_queue_deliveries", counts)
         yield _gauge("relaypacs_queue_oldest_seconds", oldest)
+        waiting = {name: sum(counts[name, state.value] for state in PENDING_STATES) for (name,) in oldest}
+        left = {(name,): self._trends.drain_seconds(name, count) for name, count in waiting.items()}
+        yield _gauge(
+            "relaypacs_queue_drain_seconds", {name: value for name, value in left.items() if value is not None}
+        )
         entries = asdict(reading.ledger)
         yield _gauge("relaypacs_ledger_imbalance", {(): entries.pop("imbalance")})
         yield _gauge("relaypacs_ledger", {(entry,): count for entry, count in entries.items()})
