@@ -40,6 +40,8 @@ association_log = Table(
     _count("objects"),
     _count("bytes"),
     _text("proposal"),
+    # Of a refusal: how many tries the audit trail tells of.
+    _count("audited"),
 )
 
 proposal = Table("proposal", metadata, Column("digest", Text, primary_key=True), _text("contexts"))

@@ -254,25 +254,6 @@ def keep_swept(connection: Connection, table: str) -> None:
         )
 
 
-def make_append_only(connection: Connection, table: str) -> None:
-    """Make the database refuse to change or delete a row of `table`, whose transaction this is."""
-    if connection.dialect.name == "postgresql":
-        statements = [
-            f"CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$",
-            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
-            f"EXECUTE FUNCTION {table}_is_append_only()",
-        ]
-    else:
-        statements = [
-            f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
-            for verb in ("UPDATE", "DELETE")
-        ]
-    for statement in statements:
-        connection.exec_driver_sql(statement)
-
-
 def server_time(connection: Connection) -> float | None:
     """The database's own clock, seconds since the epoch; None where it is this machine's."""
     if connection.dialect.name != "postgresql":

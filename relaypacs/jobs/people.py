@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
 
+from relaypacs.jobs.audit_tables import audit
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import hasten, move, supersede
 from relaypacs.jobs.dialect import insert_rows, upsert
-from relaypacs.jobs.schema import LIVE, OWED, association, audit, delivery, instance, state_in, tally
+from relaypacs.jobs.schema import LIVE, OWED, association, delivery, instance, state_in, tally
 from relaypacs.jobs.states import SELECTS, Change, Verb
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import Acted, Found, Selection

@@ -2,7 +2,7 @@
 
 The rooms' other files build statements on these; `migrations/` builds the tables (a test holds both equal). What must
 never be is forbidden here: two live deliveries of one instance to one destination, a state that does not exist, a
-lease without an end, a changed audit line. Every query that runs while objects flow has its index, and a condition
+lease without an end. Every query that runs while objects flow has its index, and a condition
 that an index is limited to is written once, here, and used by the queries: SQLite takes a partial index only if the
 query repeats its condition literally. Times are seconds since the epoch, UTC. No table has a column for a name.
 """
@@ -17,7 +17,6 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
-    Connection,
     Double,
     ForeignKey,
     Index,
@@ -27,14 +26,13 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
-    event,
     false,
     literal_column,
     text,
     true,
 )
 
-from relaypacs.jobs.dialect import BigInt, make_append_only
+from relaypacs.jobs.dialect import BigInt
 from relaypacs.jobs.states import LIVE_STATES, OWED_STATES, PENDING_STATES
 from relaypacs.model import Routed, State
 
@@ -207,16 +205,6 @@ attempt = Table(
     _text("reason"),
 )
 
-audit = Table(
-    "audit",
-    metadata,
-    Column("id", BigInt, primary_key=True),
-    _time("at", nullable=False),
-    Column("kind", Text, nullable=False),
-    # JSON; never a name.
-    Column("body", Text, nullable=False),
-)
-
 checkpoint = Table(
     "checkpoint",
     metadata,
@@ -254,6 +242,8 @@ tally = Table(
     _count("dropped"),
     _count("unrouted"),
     _count("routed"),
+    # Of what was received: how much the audit trail tells of.
+    _count("audited"),
 )
 
 # What the ledger still counts of rows that are no longer there.
@@ -309,8 +299,3 @@ _index("ix_delivery_association", delivery.c.association_id)
 _index("ix_attempt_delivery", attempt.c.delivery_id)
 _index("ix_tally_study", tally.c.study_instance_uid)
 _index("ix_forgotten_study", forgotten.c.study_instance_uid)
-
-
-@event.listens_for(audit, "after_create")
-def _append_only(_target: Table, connection: Connection, **_: object) -> None:
-    make_append_only(connection, "audit")

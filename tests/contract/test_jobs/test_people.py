@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -99,11 +100,12 @@ def test_discarding_leaves_what_is_on_its_way_and_what_is_over(store: JobStore) 
 def test_each_leaves_a_line_that_cannot_be_changed(store: JobStore, sql: Sql) -> None:
     store.take_in(NODE, [arrival()], [], [], 1.0)
     store.settle(settled(store.claim("pacs", node=NODE, limit=9, lease_seconds=60, now=2.0), SENT), 3.0)
-    resent(store, "1.2.3", "pacs", 10.0)
-    discarded(store, "1.2.3", "pacs", 11.0)
-    released(store, "1.2.3", "pacs", 12.0)
+    now = time.time()  # lines that are old enough may go
+    resent(store, "1.2.3", "pacs", now)
+    discarded(store, "1.2.3", "pacs", now + 1.0)
+    released(store, "1.2.3", "pacs", now + 2.0)
     lines = sql("SELECT at, kind, body FROM audit ORDER BY id")
-    assert [(at, kind) for at, kind, _ in lines] == [(10.0, "resend"), (11.0, "discard"), (12.0, "release")]
+    assert [(at, kind) for at, kind, _ in lines] == [(now, "resend"), (now + 1.0, "discard"), (now + 2.0, "release")]
     assert json.loads(str(lines[0][2])) == {"study": "1.2.3", "destination": "pacs", "changed": 1}
     for statement in ("UPDATE audit SET kind = 'x'", "DELETE FROM audit"):
         with pytest.raises(Exception, match="append-only"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from relaypacs.jobs.dialect import BigInt, make_append_only
+from relaypacs.jobs.append_only import make_append_only
+from relaypacs.jobs.dialect import BigInt
 
 revision = "0001"
 down_revision = None
