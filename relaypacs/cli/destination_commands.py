@@ -85,6 +85,19 @@ def remove(
     raise typer.Exit(destinations.remove(loaded, path, name, dry_run=dry_run, environ=os.environ))
 
 
+@app.command("forget")
+def forget(
+    context: typer.Context,
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="Name of a [[destination]].")],
+    config: ConfigOption = None,
+) -> None:
+    """Forget what a destination refused, so that callers are offered it again. The running node follows at once."""
+    from relaypacs.cli import refused, settings
+
+    loaded = settings.load(config or context.obj, secrets=False)
+    raise typer.Exit(refused.forget(loaded, settings.destination_named(loaded, destination).name))
+
+
 @app.command("test")
 def try_out(
     context: typer.Context,
@@ -97,10 +110,11 @@ def try_out(
 ) -> None:
     """Try a destination step by step: TCP, TLS, association, C-ECHO, which SOP classes in which transfer syntaxes.
 
-    Exit code 1 if a step failed. Without --store nothing is left there.
+    Exit code 1 if a step failed. Without --store nothing is left there. What it refused before is forgotten if nothing
+    failed, unless it is refused now too.
     """
     from relaypacs import log
-    from relaypacs.cli import say, settings
+    from relaypacs.cli import refused, say, settings
 
     loaded = settings.load(config or context.obj)
     chosen = settings.destination_named(loaded, destination)
@@ -109,6 +123,7 @@ def try_out(
 
     log.setup(level="critical", json_lines=False, service="cli")
     found = examine(chosen, calling_ae=loaded.receive.ae_titles[0], store=store)
+    refused.learn(loaded, chosen, found)
     if as_json:
         accepted = None
         if found.accepted is not None:

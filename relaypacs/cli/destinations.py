@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relaypacs.cli import editing, say, settings, writing
+from relaypacs.cli import editing, refused, say, settings, writing
 from relaypacs.config import Config, Destination, Rule
 from relaypacs.config.show import toml_value
 from relaypacs.errors import ConfigError
@@ -18,7 +18,14 @@ def show(config: Config, *, as_json: bool) -> int:
     """Every destination, in the order of the file, and what sends to it."""
     if as_json:
         say.out_json(
-            [{**one.model_dump(mode="json"), "named_by": _named_by(config, one.name)} for one in config.destination]
+            [
+                {
+                    **one.model_dump(mode="json"),
+                    "named_by": _named_by(config, one.name),
+                    "refused": refused.as_json(config, one.name),
+                }
+                for one in config.destination
+            ]
         )
     elif not config.destination:
         say.tell("No [[destination]] is configured: what is received stays here.")
@@ -28,6 +35,8 @@ def show(config: Config, *, as_json: bool) -> int:
             for one in config.destination
         ]
         say.out_table(["name", "kind", "where", "what sends there"], rows)
+        for line in refused.lines(config):
+            say.out(line)
     return 0
 
 
@@ -81,6 +90,7 @@ def remove(config: Config, path: Path, name: str, *, dry_run: bool, environ: Map
         if name in one.to and at != ours
     ]
     named += ["[routing] default"] if name in config.routing.default else []
+    named += [f"`fallback` of {one.name}" for one in config.destination if one.fallback == name]
     if named:
         verb = "send" if len(named) > 1 else "sends"
         raise ConfigError([f"{' and '.join(named)} {verb} to {name}: take it out of there first, in the file"])
@@ -131,7 +141,8 @@ def _owed(config: Config, name: str) -> str:
 
 def _named_by(config: Config, name: str) -> list[str]:
     rules = [f"rule[{number}] {one.name!r}" for number, one in enumerate(config.rule, 1) if name in one.to]
-    return [*rules, *(["[routing] default"] if name in config.routing.default else [])]
+    falls = [f"fallback of {one.name}" for one in config.destination if one.fallback == name]
+    return [*rules, *(["[routing] default"] if name in config.routing.default else []), *falls]
 
 
 def _where(one: Destination) -> str:

@@ -7,12 +7,10 @@ alone, and read when it has changed. One that can't be read is as if there were 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
-
 from relaypacs import refusals
 from relaypacs.config.model import Config
 from relaypacs.dicom.contexts import Offer
-from relaypacs.policy.takers import Takers
+from relaypacs.policy.takers import Refused, Takers
 
 
 class Learned:
@@ -38,7 +36,7 @@ class Learned:
                 self._stamp = stamp
         return self._takers.narrow(offer, calling_ae, called_ae)
 
-    def _compiled(self, refused: dict[str, Collection[tuple[str, str]]]) -> Takers:
+    def _compiled(self, refused: Refused) -> Takers:
         config = self._config
         return Takers(
             config.rule,
