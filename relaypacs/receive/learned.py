@@ -7,6 +7,7 @@ alone, and read when it has changed. One that can't be read is as if there were 
 from __future__ import annotations
 
 import threading
+
 from relaypacs import refusals
 from relaypacs.config.model import Config
 from relaypacs.dicom.contexts import Offer
