@@ -131,10 +131,11 @@ class Route:
 
 
 class Scope(StrEnum):
-    """Whom a delivery's trouble concerns: the whole destination, or this instance alone."""
+    """Whom a delivery's trouble concerns: the whole destination, this instance alone, or neither: the node itself."""
 
     SITE = "site"
     INSTANCE = "instance"
+    NODE = "node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,8 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """Not now. SITE: the destination is in trouble and the attempt says nothing of the instance."""
+    """Not now. SITE: the destination is in trouble and the attempt says nothing of the instance. NODE: the bytes can't
+    be had now, so nothing was tried, and no attempt is counted."""
 
     reason: str
     scope: Scope

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from relaypacs.errors import DigestMismatch, RelayPacsError, SegmentGone
+from relaypacs.errors import DigestMismatch, RelayPacsError, SegmentGone, StagingDown
 from relaypacs.forward.pace import Pace
 from relaypacs.forward.sender import Payload, Sender, Trouble, Unreadable
 from relaypacs.forward.settle import Settler
@@ -19,7 +19,7 @@ from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
 from relaypacs.model import Claim, Deferred, Delivered, Failed, Outcome, Scope, Settlement
 from relaypacs.policy.outcome import CORRUPT, OUT_OF_RESOURCES_IN_A_ROW, out_of_resources
-from relaypacs.policy.retry import next_wait
+from relaypacs.policy.retry import JITTER, next_wait
 
 Schedule = tuple[tuple[int, int], ...]
 REST_SECONDS = 1.0
@@ -154,6 +154,9 @@ class Batch:
             except DigestMismatch:
                 self._unreadable(claim, CORRUPT)
                 raise Unreadable from None
+            except StagingDown as problem:
+                self._unreadable(claim, Deferred(f"waits for its bytes: {problem}", Scope.NODE))
+                raise Unreadable from None
             except (RelayPacsError, OSError) as problem:
                 reason = f"this node can't read the instance now ({type(problem).__name__}): check spool and staging"
                 self._unreadable(claim, Deferred(reason, Scope.INSTANCE))
@@ -171,7 +174,9 @@ class Batch:
         self._left.pop(claim.delivery_id)
         self._moved.discard(claim.delivery_id)
         retry_at = None
-        if isinstance(outcome, Deferred):
+        if isinstance(outcome, Deferred) and outcome.scope is Scope.NODE:
+            retry_at = finished_at + self._source.away_seconds() * (1 + JITTER * random.random())
+        elif isinstance(outcome, Deferred):
             wait = next_wait(self._schedule, claim.attempts + 1, random.random)
             if wait is None:
                 outcome = Failed(f"given up after {claim.attempts + 1} attempts: {outcome.reason}", outcome.status)

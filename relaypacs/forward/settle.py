@@ -17,7 +17,7 @@ from prometheus_client import Counter, Histogram
 from relaypacs import log
 from relaypacs.errors import JobsError
 from relaypacs.failpoint import reach
-from relaypacs.model import Claim, Deferred, Delivered, Failed, Outcome, Settlement
+from relaypacs.model import Claim, Deferred, Delivered, Failed, Outcome, Scope, Settlement
 
 GATHER_SECONDS = 0.02
 """How long outcomes are gathered into one transaction: as many may repeat after a crash as end in it."""
@@ -217,7 +217,8 @@ class Settler:
                 self._let_go([one.claim for one in work.settlements])
             self._ended(work.settlements)
             for settlement in work.settlements:
-                _count(settlement, self._kinds[settlement.claim.destination])
+                if not (isinstance(settlement.outcome, Deferred) and settlement.outcome.scope is Scope.NODE):
+                    _count(settlement, self._kinds[settlement.claim.destination])
             # A worker that went to sleep before this was written does not know when to try again.
             for destination in {one.claim.destination for one in work.settlements if one.retry_at is not None}:
                 self._wake(destination)

@@ -6,14 +6,17 @@ segment was freed meanwhile and it names no staged object yet, SegmentGone says 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from relaypacs.errors import DigestMismatch, ObjectMissing, SegmentGone
+from relaypacs.errors import DigestMismatch, ObjectMissing, SegmentGone, StagingDown
 from relaypacs.forward.sender import Payload
 from relaypacs.model import Claim, Location
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.staging.protocol import Staging
+
+_LEAST_AWAY_SECONDS, _MOST_AWAY_SECONDS = 5.0, 300.0
 
 
 class ByteSource:
@@ -22,6 +25,14 @@ class ByteSource:
     def __init__(self, reader: SpoolReader, staging: Staging) -> None:
         self._reader = reader
         self._staging = staging
+        self._away_since: float | None = None
+
+    def away_seconds(self) -> float:
+        """How long to leave alone what staging can't give now, in seconds: as long as it has been away already, 5 s
+        to 5 min, so that a long outage costs few tries and a short one little time."""
+        since = self._away_since
+        away = 0.0 if since is None else time.monotonic() - since
+        return min(max(away, _LEAST_AWAY_SECONDS), _MOST_AWAY_SECONDS)
 
     @contextmanager
     def read(self, claim: Claim) -> Iterator[Payload]:
@@ -36,8 +47,17 @@ class ByteSource:
             if file is None:
                 if at.staged_key is None:
                     raise ObjectMissing(f"the instance is on node {at.node} only")
-                file = stack.enter_context(self._staging.open(at.staged_key))
+                file = self._cold(at.staged_key, stack)
             yield Payload(file, stack.enter_context(_dataset(file, at)), at.dataset_crc32c)
+
+    def _cold(self, key: str, stack: ExitStack) -> memoryview:
+        try:
+            file = stack.enter_context(self._staging.open(key))
+        except StagingDown:
+            self._away_since = self._away_since or time.monotonic()
+            raise
+        self._away_since = None
+        return file
 
     def _hot(self, at: Location, stack: ExitStack) -> memoryview | None:
         """The file in its pinned segment; None if it is to be read from staging."""

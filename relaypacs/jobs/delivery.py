@@ -18,7 +18,7 @@ from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.dialect import insert_rows
 from relaypacs.jobs.schema import READY, TIMED, attempt, delivery, instance, state_in
 from relaypacs.jobs.states import TRANSITIONS, Change
-from relaypacs.model import Claim, Deferred, Delivered, Location, Settlement, State
+from relaypacs.model import Claim, Deferred, Delivered, Location, Scope, Settlement, State
 
 WAKE_AT_ONCE = 1000
 """Deliveries whose time has come that one claim makes ready, so that it stays short after a long outage."""
@@ -194,7 +194,7 @@ def give_back(connection: Connection, claims: Sequence[Claim]) -> None:
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement], now: float, *, shift: float) -> int:
-    """Write how claims ended, and an attempt of each; returns how many took effect.
+    """Write how claims ended, and an attempt of each that was tried; returns how many took effect.
 
     A deferral without a next time is a dead letter; with one it waits until then, `shift` seconds later by the
     database's clock.
@@ -205,34 +205,44 @@ def settle(connection: Connection, settlements: Sequence[Settlement], now: float
         found = connection.execute(_TOKENS, {"ids": ids})
         tokens.update((row.id, (row.token, row.lease)) for row in found if row.state == State.ACTIVE)
     # What has the same values is one UPDATE. The rows are locked and their tokens looked at: nothing comes in between.
-    ended: dict[tuple[Change, tuple[tuple[str, object], ...]], list[int]] = {}
+    ended: dict[tuple[_Deed, tuple[tuple[str, object], ...]], list[int]] = {}
+    effective = 0
     attempts: list[dict[str, object]] = []
     for one in settlements:
         # Taken out, so that the same claim settled twice counts once.
         if tokens.get(one.claim.delivery_id) != (one.claim.token, one.claim.lease):
             continue
         del tokens[one.claim.delivery_id]
+        effective += 1
         change, values, tried = _ended(one, now, shift)
-        ended.setdefault((change, tuple(values.items())), []).append(one.claim.delivery_id)
-        attempts.append(tried)
-    single: dict[Change, list[dict[str, object]]] = {}
-    for (change, same), keys in ended.items():
+        was_tried = not (isinstance(one.outcome, Deferred) and one.outcome.scope is Scope.NODE)
+        ended.setdefault(((change, was_tried), tuple(values.items())), []).append(one.claim.delivery_id)
+        if was_tried:
+            attempts.append(tried)
+    single: dict[_Deed, list[dict[str, object]]] = {}
+    for (deed, same), keys in ended.items():
         if len(keys) == 1:
-            single.setdefault(change, []).append({"key": keys[0], **dict(same)})
+            single.setdefault(deed, []).append({"key": keys[0], **dict(same)})
             continue
         for ids in chunks(keys):
-            connection.execute(_counted(change, at_once=True), {"ids": ids, **dict(same)})
-    for change, rows in single.items():
-        connection.execute(_counted(change, at_once=False), rows)
-    insert_rows(connection, attempt, attempts)
-    return len(attempts)
+            connection.execute(_counted(deed, at_once=True), {"ids": ids, **dict(same)})
+    for deed, rows in single.items():
+        connection.execute(_counted(deed, at_once=False), rows)
+    if attempts:
+        insert_rows(connection, attempt, attempts)
+    return effective
+
+
+_Deed = tuple[Change, bool]
+"""What happens to a delivery, and whether it was tried."""
 
 
 @cache
-def _counted(change: Change, *, at_once: bool) -> Update:
-    """An UPDATE of deliveries that were tried once more, of many or of one; the values come as parameters."""
+def _counted(deed: _Deed, *, at_once: bool) -> Update:
+    """An UPDATE of deliveries whose claim has ended, of many or of one; the values come as parameters."""
+    change, was_tried = deed
     parameters: dict[str, object] = {name: bindparam(name) for name in _ENDED}
-    counted = move(change, attempts=delivery.c.attempts + 1, ready=False, **parameters)
+    counted = move(change, attempts=delivery.c.attempts + int(was_tried), ready=False, **parameters)
     return counted.where(_AMONG if at_once else delivery.c.id == bindparam("key"))
 
 

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import boto3
 import botocore.session
@@ -28,6 +28,7 @@ from relaypacs.errors import ObjectMissing, RelayPacsError, StagingDown, Staging
 
 DOWN_SECONDS = 2.0
 """After a failure of the whole storage others fail at once for so long, instead of each waiting for its time-out."""
+_TRY_SECONDS = 0.5
 _READERS = 32
 _T = TypeVar("_T")
 
@@ -51,6 +52,19 @@ _OVERLOADED = frozenset(
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 
 
+class _NotAllowed(StagingDown):
+    """This one operation is refused; others may do."""
+
+
+class _Down(NamedTuple):
+    """Why requests fail, and until when at once (time.monotonic())."""
+
+    until: float
+    error: StagingDown
+    tried: bool = False
+    """Whether a request is out that tries it."""
+
+
 class Storage:
     """One bucket of one service, for any number of threads."""
 
@@ -59,15 +73,16 @@ class Storage:
         self.staging = staging
         self._keys = keys
         self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._client: Any = None
         self._shown: StorageKeys | None = None
-        self._down: tuple[float, StagingDown] | None = None
+        self._down: dict[str, _Down] = {}
 
     def call(self, operation: str, ask: Callable[[Any], _T]) -> _T:
-        """`ask(client)`; whatever goes wrong is a StagingError. While storage is down it fails at once."""
-        down = self._down
-        if down is not None and time.monotonic() < down[0]:
-            raise StagingDown(str(down[1]))
+        """`ask(client)`; whatever goes wrong is a StagingError. While storage is down it fails at once, but for one
+        request every `DOWN_SECONDS` that tries whether it still is; an operation that isn't allowed stops no other."""
+        if self._down:
+            self._look_whether_down(operation)
         started = time.monotonic()
         try:
             try:
@@ -80,16 +95,48 @@ class Storage:
         except (BotoCoreError, ClientError, RelayPacsError) as problem:
             error = problem if isinstance(problem, RelayPacsError) else self.error(operation, problem)
             if isinstance(error, StagingDown):
-                self._down = (time.monotonic() + DOWN_SECONDS, error)
+                with self._changed:
+                    which = operation if isinstance(error, _NotAllowed) else ""
+                    self._down[which] = _Down(time.monotonic() + DOWN_SECONDS, error)
+                    self._changed.notify_all()
+            elif self._down:
+                self._answers(operation)
             _REQUESTS.labels(operation, _outcome(error)).inc()
             if error is problem:
                 raise
             raise error from None  # boto's own text may hold a key
-        self._down = None
+        if self._down:
+            self._answers(operation)
         good, seconds = _succeeded(operation)
         good.inc()
         seconds.observe(time.monotonic() - started)
         return answer
+
+    def _look_whether_down(self, operation: str) -> None:
+        """StagingDown, unless this is the request that tries whether storage is back."""
+        with self._changed:
+            for which in ("", operation):
+                down = self._down.get(which)
+                if down is not None and down.tried and operation == "put":
+                    # A put is not urgent: when the one that tries succeeds, all of them go on.
+                    self._changed.wait_for(functools.partial(self._other_than, which, down), _TRY_SECONDS)
+                    down = self._down.get(which)
+                if down is None:
+                    continue
+                if time.monotonic() < down.until:
+                    raise StagingDown(str(down.error))
+                # Others don't wait for this one's time-outs.
+                longest_seconds = self.staging.connect_timeout_seconds + self.staging.read_timeout_seconds
+                self._down[which] = _Down(time.monotonic() + longest_seconds, down.error, tried=True)
+
+    def _other_than(self, which: str, seen: _Down) -> bool:
+        return self._down.get(which) is not seen
+
+    def _answers(self, operation: str) -> None:
+        with self._changed:
+            self._down.pop("", None)
+            self._down.pop(operation, None)
+            self._changed.notify_all()
 
     def client(self) -> Any:
         """The boto3 client. StagingDown if the credentials can't be read."""
@@ -136,7 +183,7 @@ class Storage:
             return StagingDown(f"object storage: {where} refuses the credentials ({code}); set those it knows")
         if status == 403 or code in {"AccessDenied", "AllAccessDisabled"}:
             text = f"{where} does not allow {operation} on bucket {staging.bucket} ({code}); look at the key's policy"
-            return StagingDown(f"object storage: {text}")
+            return _NotAllowed(f"object storage: {text}")
         if code in _ELSEWHERE or status == 301:
             return StagingDown(f"object storage: bucket {staging.bucket} lies in another region; set [staging] region")
         if code in _OVERLOADED or status >= 500:

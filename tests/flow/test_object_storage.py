@@ -241,6 +241,45 @@ def test_a_caller_with_ack_staged_never_gets_a_false_success(
     assert (book["instances"], book["imbalance"], book["failed"]) == (8, 0, 0)
 
 
+@pytest.mark.usefixtures("credentials")
+def test_an_outage_of_the_storage_uses_up_no_attempt(
+    tmp_path: Path, storage: SeaweedFS, node: Callable[..., Node]
+) -> None:
+    """What is only in the bucket waits for it, however short the destination's schedule is."""
+    archive = StoreScp(tmp_path / "archive", aet="ARCHIVE")
+    archive.port = free_port()
+    relay = node(
+        destinations=[dimse("archive", archive.port, "ARCHIVE", retry="2x1s")],
+        sections={
+            "staging": storage.section(hot_seconds=0.0, attempts=1, connect_timeout_seconds=1.0),
+            "spool": {"segment_bytes": 1 << 20},
+        },
+    )
+    files = write_mr_series(tmp_path / "series", 40)
+    assert storescu(relay.port, files).returncode == 0
+    wait_until(lambda: len(storage.objects()) == 40, "everything staged", 30)
+    # The last segment stays open, and hot; what is in the others is only in the bucket.
+    wait_until(lambda: relay.metric("relaypacs_spool_freed_segments_total") >= 1.0, "a segment freed", 30)
+    storage.stop()
+    with archive:
+        uid = read_sample(files[0]).sop_instance_uid
+
+        def delivery() -> dict[str, Any]:
+            found: dict[str, Any] = relay.cli_json("trace", uid)["instances"][0]["deliveries"][0]
+            return found
+
+        wait_until(lambda: "waits for its bytes" in (delivery()["reason"] or ""), "a put-off", 60)
+        first = delivery()
+        wait_until(lambda: delivery()["next_attempt_at"] not in (None, first["next_attempt_at"]), "another", 30)
+        later = delivery()
+        assert (later["state"], later["attempts"]) == ("deferred", first["attempts"])
+        assert relay.metric('relaypacs_destination_up{destination="archive"}') == 1.0
+        storage.start()
+        book = relay.wait_settled(40, 90)
+        assert (book["delivered"], book["failed"], book["imbalance"]) == (40, 0, 0)
+        assert delivery()["attempts"] == first["attempts"] + 1
+
+
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A PostgreSQL for nodes and commands."""

@@ -42,6 +42,25 @@ def test_an_outcome_becomes_a_state_and_an_attempt(
     ]
 
 
+def test_what_could_not_be_tried_waits_and_no_attempt_is_counted(store: JobStore, sql: Sql) -> None:
+    store.take_in(NODE, [arrival(f"1.{number}") for number in range(3)], [], [], 1.0)
+    away = Deferred("waits for its bytes", Scope.NODE)
+    now = 2.0
+    for _ in range(5):
+        batch = store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=now)
+        assert [one.attempts for one in batch] == [0, 0, 0]
+        assert store.settle(settled(batch[:1], away, at=now, retry_at=now + 1), now) == 1
+        assert store.settle(settled(batch[1:], away, at=now, retry_at=now + 2), now) == 2
+        rows = [one for row in store.trace("1.2.3") for one in row.deliveries]
+        assert {(one.state, one.attempts, one.reason) for one in rows} == {(State.DEFERRED, 0, away.reason)}
+        assert [one.next_attempt_at for one in rows] == [now + 1, now + 2, now + 2]
+        now += 2
+    assert sql("SELECT count(*) FROM attempt") == [(0,)]
+    batch = store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=now)
+    assert store.settle(settled(batch, FULL, at=now, retry_at=900.0), now) == 3
+    assert {one.attempts for row in store.trace("1.2.3") for one in row.deliveries} == {1}
+
+
 def test_a_batch_is_settled_each_by_its_own_outcome(store: JobStore, sql: Sql) -> None:
     store.take_in(NODE, [arrival(f"1.{number}") for number in range(4)], [], [], 1.0)
     one, two, three, four = store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=2.0)

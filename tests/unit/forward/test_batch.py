@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from relaypacs.errors import DigestMismatch
+from relaypacs.errors import DigestMismatch, StagingDown
 from relaypacs.forward.batch import Batch
 from relaypacs.forward.pace import Pace
 from relaypacs.forward.sender import Proceed, Read, Report, Trouble, Unreadable
@@ -18,6 +19,7 @@ from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
 from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope, State
 from relaypacs.policy.retry import parse_schedule
+from relaypacs.staging.filesystem import FilesystemStaging
 from tests.unit.forward.deliveries import STUDY
 from tests.unit.forward.house import NODE, House
 
@@ -83,13 +85,14 @@ def run(
     schedule: str = "1x1h",
     trial: bool = False,
     site: Site | None = None,
+    source: ByteSource | None = None,
 ) -> tuple[Batch, Trouble | None, Scripted]:
     if claims is None:
         claims = claim_all(house)
     settler.hold(claims)
     batch = Batch(
         claims,
-        source=ByteSource(house.reader, house.staging),
+        source=source or ByteSource(house.reader, house.staging),
         settler=settler,
         schedule=parse_schedule(schedule),
         moved=set() if moved is None else moved,
@@ -148,6 +151,43 @@ def test_a_staged_file_of_another_length_is_never_handed_out(house: House, settl
     for claim in claim_all(house):
         with pytest.raises(DigestMismatch), source.read(claim):
             pass
+
+
+class Away(FilesystemStaging):
+    """A stand-in for a bucket that can be away."""
+
+    away = True
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[memoryview]:
+        if self.away:
+            raise StagingDown("object storage: it does not answer")
+        with super().open(key) as view:
+            yield view
+
+
+def test_while_staging_is_away_no_attempt_is_counted(house: House, settler: Settler) -> None:
+    house.receive(2)
+    house.stage_everything()
+    away = Away(house.folder / "staging")
+    source = ByteSource(house.reader, away)
+    claims = claim_all(house)
+    for _ in range(3):
+        # The schedule allows one retry, and then a dead letter.
+        batch, trouble, sender = run(house, settler, lambda _: Delivered(), claims=claims, source=source)
+        assert (trouble, sender.passed_over) == (None, 2)
+        house.wait_states({State.DEFERRED: 2})
+        rows = house.deliveries()
+        assert {one.attempts for one in rows} == {0}
+        assert {one.reason for one in rows} == {"waits for its bytes: object storage: it does not answer"}
+        assert all(one.next_attempt_at and one.next_attempt_at - time.time() < 10 for one in rows)
+        assert not batch.answered
+        claims = house.jobs.claim("there", node=NODE, limit=9, lease_seconds=60, now=time.time() + 400)
+        assert len(claims) == 2
+    away.away = False
+    run(house, settler, lambda _: Delivered(), claims=claims, source=source)
+    house.wait_states({State.DELIVERED: 2})
+    assert {one.attempts for one in house.deliveries()} == {1}
 
 
 def test_bytes_that_keep_moving_are_an_attempt(house: House, settler: Settler) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ def test_new_credentials_are_taken_without_a_restart(server: SeaweedFS, bucket: 
     staging = S3Staging(options, lambda: shown.pop(0) if len(shown) > 1 else shown[0], scratch=tmp_path)
     with pytest.raises(StagingDown):
         staging.check()
-    staging._storage._down = None  # not to wait
+    staging._storage._down.clear()  # not to wait
     put(staging, b"x")
 
 
@@ -296,3 +297,46 @@ def test_memory_is_bounded_whatever_the_size(server: SeaweedFS, bucket: str, tmp
     print(f"{size >> 20} MiB: RSS (anonymous) grew {put_mib} MiB putting, {read_mib} MiB with reading")
     assert server.objects(bucket) == {KEY: size}
     assert max(put_mib, read_mib) < 64
+
+
+def test_while_it_is_down_one_request_tries_and_the_others_fail_at_once(
+    proxy: FaultyS3, bucket: str, tmp_path: Path
+) -> None:
+    staging = staging_at(proxy.endpoint, bucket, tmp_path, attempts=1)
+    put(staging, b"x")
+    proxy.fail("slowdown")
+    with pytest.raises(StagingDown):
+        content(staging)
+    proxy.requests.clear()
+    for _ in range(20):
+        with pytest.raises(StagingDown, match="SlowDown"):
+            content(staging)
+    assert proxy.requests == []
+    # Its time is over: of many that come at once one asks, however long that takes, and then all may.
+    staging._storage._down[""] = staging._storage._down[""]._replace(until=0.0)
+    proxy.fail("slow", seconds=1.0)
+    outcomes: list[str] = []
+
+    def get() -> None:
+        try:
+            outcomes.append(content(staging).decode())
+        except StagingDown:
+            outcomes.append("down")
+
+    threads = [threading.Thread(target=get) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(proxy.requests), sorted(outcomes)) == (1, ["down"] * 7 + ["x"])
+    proxy.heal()
+    assert content(staging) == b"x"
+
+
+def test_what_may_not_be_put_can_still_be_read(server: SeaweedFS, bucket: str, tmp_path: Path) -> None:
+    put(staging_at(server.endpoint, bucket, tmp_path), b"x")
+    reader = staging_at(server.endpoint, bucket, tmp_path, READER)
+    for _ in range(2):
+        with pytest.raises(StagingDown, match="does not allow put"):
+            put(reader, b"y", KEY.replace("11", "12"))
+        assert content(reader) == b"x"
