@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relaypacs.cli import editing, say, writing
-from relaypacs.config import Config
+from relaypacs.config import Config, warnings
 from relaypacs.config.model import Caller
 from relaypacs.config.show import toml_value
 from relaypacs.dicom.pdu import APPLICATION_CONTEXT, AssociateHead
@@ -117,6 +117,10 @@ def _append(
         return 0
     written = writing.write(change, path, environ, meant)
     say.out(text)
+    place = f'caller[{len(meant.caller)}] "{added.ae_title}": '
+    for one in warnings(meant, environ):
+        if one.startswith(place):
+            say.tell(f"relaypacs: warning: {one}")
     return writing.finish([written], path, config.run_dir)
 
 

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relaypacs import alive
 from relaypacs.cli import say
@@ -22,17 +22,19 @@ from relaypacs.policy.hours import closed_for, parse_hours
 
 _ASK_SECONDS = 3.0
 _LONGEST_ANSWER_BYTES = 16 << 20
-_BREAKER = 'relaypacs_destination_breaker{destination="'
+_BREAKER, _DRAIN = "relaypacs_destination_breaker", "relaypacs_queue_drain_seconds"
 _HALF_OPEN, _OPEN = 1.0, 2.0
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of the running node: whether it relays (None: not to be seen from here), and its breakers."""
+    """What is known of the running node: whether it relays (None: not to be seen from here), and by destination its
+    circuit breaker and the seconds that its queue is estimated to take."""
 
     relaying: bool | None = None
-    breakers: Mapping[str, float] | None = None
+    breakers: Mapping[str, float] = field(default_factory=dict)
+    drain_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def look(config: Config) -> Known:
@@ -41,7 +43,8 @@ def look(config: Config) -> Known:
     relaying = None
     with suppress(OSError):
         relaying = alive.is_held(place) if config.run_dir.is_dir() else None
-    return Known(relaying, _breakers(config) if relaying is not False else None)
+    samples = _samples(config) if relaying is not False else {}
+    return Known(relaying, samples.get(_BREAKER, {}), samples.get(_DRAIN, {}))
 
 
 def holding(name: str, destination: Destination | None, known: Known, now: float) -> str:
@@ -58,7 +61,7 @@ def holding(name: str, destination: Destination | None, known: Known, now: float
         left = closed_for(parse_hours(destination.send_between), at.tm_hour * 3600 + at.tm_min * 60 + at.tm_sec)
         if left > 0:
             return f"its hours ({destination.send_between}), which begin in {say.age(left)}"
-    breaker = (known.breakers or {}).get(name)
+    breaker = known.breakers.get(name)
     if breaker == _OPEN:
         return (
             f"{name} to answer: it is paused after trouble, and asked again at least once a minute (`relaypacs "
@@ -76,7 +79,9 @@ def of_row(row: QueueRow, destination: Destination | None, known: Known, now: fl
     held_up = holding(name, destination, known, now)
     if row.counts.get(State.QUEUED):
         sending = row.counts.get(State.ACTIVE, 0)
-        found[State.QUEUED] = held_up or f"their turn: {say.counted(sending, 'other')} under way"
+        left = known.drain_seconds.get(name, 0.0)
+        pace = f", all done in about {say.age(left)} at the present pace" if left >= 1 else ""
+        found[State.QUEUED] = held_up or f"their turn: {say.counted(sending, 'other')} under way{pace}"
     if row.counts.get(State.DEFERRED):
         left = 0.0 if row.next_attempt_at is None else row.next_attempt_at - now
         until = f"the next try, in {say.age(left)} at the earliest" if left > 0 else "their turn"
@@ -91,8 +96,8 @@ def of_row(row: QueueRow, destination: Destination | None, known: Known, now: fl
     return found
 
 
-def _breakers(config: Config) -> dict[str, float] | None:
-    """Each destination's circuit breaker, as the sidecar shows it; None if it shows nothing."""
+def _samples(config: Config) -> dict[str, dict[str, float]]:
+    """What the sidecar shows of each destination, by metric; nothing if it does not answer, or wants another token."""
     host, port = config.sidecar.host, config.sidecar.port
     token = config.sidecar.token.get_secret_value()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -110,15 +115,14 @@ def _breakers(config: Config) -> dict[str, float] | None:
         answer = connection.getresponse()
         text = answer.read(_LONGEST_ANSWER_BYTES).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
-        return None
+        return {}
     finally:
         connection.close()
-    if answer.status != 200:
-        return None
-    found = {}
-    for line in text.splitlines():
-        if line.startswith(_BREAKER):
-            name, _, value = line.removeprefix(_BREAKER).partition('"} ')
+    found: dict[str, dict[str, float]] = {}
+    for line in text.splitlines() if answer.status == 200 else ():
+        metric, _, rest = line.partition('{destination="')
+        if metric in (_BREAKER, _DRAIN):
+            name, _, value = rest.partition('"} ')
             with suppress(ValueError):
-                found[name] = float(value)
+                found.setdefault(metric, {})[name] = float(value)
     return found

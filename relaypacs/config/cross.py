@@ -96,6 +96,11 @@ def _about_callers(config: Config) -> Iterator[str]:
             yield f'{place}: nobody shows a certificate; set [tls] client_certificates = "optional" or "required"'
         if caller.credentials_env and not config.tls.listen:
             yield f'caller[{number}] "{caller.ae_title}": its user identity counts inside TLS only; give [tls] listen'
+        ours = {one if receive.ae_titles_case_sensitive else one.upper() for one in receive.ae_titles}
+        called = {one if receive.ae_titles_case_sensitive else one.upper() for one in caller.called_ae}
+        if receive.check_called_ae and called and not called & ours:
+            place = f'caller[{number}] "{caller.ae_title}"'
+            yield f"{place}: none of its called_ae is in [receive] ae_titles, so it may send nothing; add it there"
         if not (caller.echo or caller.store):
             yield f'caller[{number}] "{caller.ae_title}": may neither echo nor store; leave it out, or give it a right'
 

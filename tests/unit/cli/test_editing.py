@@ -77,6 +77,14 @@ def test_a_caller_is_added_and_removed_again(house: Path) -> None:
     assert len(list(house.glob("*.bak"))) == 2
 
 
+def test_what_is_added_but_hardly_as_meant_is_told(house: Path) -> None:
+    done = run("caller", "add", "MR_1", "--called", "NOPE", cwd=house)
+    assert (done.returncode, 'warning: caller[3] "MR_1": none of its called_ae' in done.stderr) == (0, True)
+    done = run("caller", "add", "CT_1", "--network", "10.2.3.0/24", cwd=house)
+    assert 'caller[4] "CT_1": has no effect, for caller[2] "CT_1" stands before it' in done.stderr
+    assert "warning" not in run("caller", "add", "MR_2", cwd=house).stderr
+
+
 def test_only_the_entry_goes(house: Path) -> None:
     before = text(house)
     assert run("caller", "remove", "CT_1", cwd=house).returncode == 2  # which of the two?

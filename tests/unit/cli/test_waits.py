@@ -58,6 +58,10 @@ def test_each_state_waits_for_its_own() -> None:
     paused = of_row(row, PACS, PAUSED, NOW)
     assert paused[State.QUEUED].startswith("pacs to answer: it is paused")
     assert "pacs to answer" not in paused[State.DEFERRED], "it is said once"
+    paced = Known(True, {"pacs": 0.0}, {"pacs": 250.0})
+    assert of_row(row, PACS, paced, NOW)[State.QUEUED] == (
+        "their turn: 1 other under way, all done in about 4 min 10 s at the present pace"
+    )
     alone = QueueRow("pacs", {State.DEFERRED: 1}, 60.0, next_attempt_at=NOW + 90)
     assert "in 1 min 30 s at the earliest, and for pacs to answer" in of_row(alone, PACS, PAUSED, NOW)[State.DEFERRED]
     assert of_row(QueueRow("pacs", {State.ACTIVE: 1}, 1.0), PACS, PAUSED, NOW) == {}

@@ -54,6 +54,14 @@ def test_case_counts_in_shadows_as_it_does_at_the_door() -> None:
     assert any("has no effect" in one for one in found)
 
 
+def test_a_caller_that_may_call_none_of_our_titles() -> None:
+    callers = (CT, Caller(ae_title="MR", called_ae=("relay", "X")), Caller(ae_title="US", called_ae=("RELAY", "X")))
+    for sensitive, expected in ((True, ['caller[2] "MR"']), (False, [])):
+        receive = Receive(ae_titles=("RELAY",), ae_titles_case_sensitive=sensitive)
+        found = [one for one in warnings(Config(caller=callers, receive=receive), {}) if "none of its called_ae" in one]
+        assert [one.split(":")[0] for one in found] == expected
+
+
 def test_one_pacs_under_two_names() -> None:
     one = Destination(name="one", kind="dimse", host="pacs.example", called_ae="PACS")
     web = Destination(name="web", kind="dicomweb", url="https://pacs.example/rs")
