@@ -39,9 +39,12 @@ def lines(config: Config) -> Iterator[str]:
 
 
 def forget(config: Config, name: str) -> int:
-    """Forget it all."""
+    """Forget it all; 1 if there was nothing."""
     count = _forget(config, name, frozenset())
-    say.out(f"{say.counted(count, 'refusal')} of {name} forgotten." if count else f"{name} is not known to refuse any.")
+    if not count:
+        say.tell(f"{name} is not known to refuse anything.")
+        return 1
+    say.out(f"{say.counted(count, 'refusal')} of {name} forgotten.")
     return 0
 
 

@@ -27,6 +27,7 @@ CASES: dict[str, list[str]] = {
     "doctor": [],  # its destinations are nowhere
     "echo": ["pacs"],
     "destination test": ["pacs"],
+    "destination forget": ["pacs"],
     "associations": ["ffff"],
     "caller add": ["--from-rejected", "ffff"],
     "caller test": ["NOBODY"],
