@@ -108,6 +108,9 @@ def test_it_says_no(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("command", sorted(YES))
 def test_what_never_says_no_says_yes(command: str, folder: Path) -> None:
-    words = [*command.split(), *(["--folder", str(folder)] if command.startswith("spool") else [])]
+    words = [
+        *command.split(),
+        *{"spool ls": ["--folder", str(folder)], "destination forget": ["pacs"]}.get(command, []),
+    ]
     done = run(*words, cwd=folder)
     assert done.returncode == 0, done.stderr
