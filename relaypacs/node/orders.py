@@ -58,8 +58,9 @@ def send(channel: socket.socket, word: str, number: int, config: Config | None =
 class Follower:
     """A child's side: a thread that prepares and takes what the supervisor says, from `start` on."""
 
-    def __init__(self, channel: socket.socket, prepare: Prepare) -> None:
-        self._channel, self._prepare = channel, prepare
+    def __init__(self, channel: socket.socket, prepare: Prepare, ended: Callable[[], None] = lambda: None) -> None:
+        """`ended` is called when the supervisor has gone, should its death's signal not have come."""
+        self._channel, self._prepare, self._ended = channel, prepare, ended
         self._prepared: tuple[int, Callable[[], None]] | None = None
 
     def start(self) -> None:
@@ -72,11 +73,12 @@ class Follower:
             while True:
                 packet, memories, _, _ = socket.recv_fds(self._channel, LONGEST_BYTES, 1)
                 if not packet:
-                    return
+                    break
                 word, _, number = packet.decode().partition(" ")
                 answer = self._follow(word, int(number), memories)
                 if answer:
                     self._channel.send(answer.encode()[:_FEW_BYTES])
+        self._ended()
 
     def _follow(self, word: str, number: int, memories: list[int]) -> str:
         if word == PREPARE:

@@ -138,7 +138,7 @@ def run_relay(
     follow(Changes(jobs=jobs, arrivals=arrival_of, forwarder=forwarder, windows=windows).prepare)
     for thread in threads:
         thread.start()
-    stop.event.wait()
+    stop.wait()
     intake.stop()
     poke(config.hint_socket)
     sweep.stop()

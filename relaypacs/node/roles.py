@@ -121,7 +121,7 @@ def relay_role(current: Callable[[], Config], hash_key: bytes) -> Role:
 def _follow(stop: Stop, prepare: Prepare) -> None:
     """Have `prepare` called for each new configuration, from now on."""
     if stop.channel is not None:
-        Follower(stop.channel, prepare).start()
+        Follower(stop.channel, prepare, stop.set).start()
 
 
 def sidecar_role(

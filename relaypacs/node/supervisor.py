@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import threading
@@ -48,6 +49,22 @@ class Stop:
     def fileno(self) -> int:
         """Becomes readable with the order, and stays so."""
         return self._reader
+
+    def on(self, signum: signal.Signals) -> None:
+        """Take this signal for the order. For the main thread.
+
+        The kernel may give a signal to any thread, and Python's own part of the handler runs in the main thread when
+        that next wakes: the pipe wakes it, whoever was given the signal.
+        """
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        signal.signal(signum, lambda *_: self.set())
+
+    def wait(self) -> None:
+        """Return with the order. For the main thread, which a signal must wake: waiting for `event` it may sleep on."""
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        while not self.event.is_set():
+            poll.poll()
 
     def set(self) -> None:
         """Give the order; safe in a signal handler."""
@@ -143,7 +160,7 @@ def _fork(child: _Child) -> None:
 
 def _run(role: Role, supervisor: int, channel: socket.socket) -> int:
     stop = Stop(channel)
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop.on(signal.SIGTERM)
     # A terminal sends SIGINT and SIGHUP to the whole group; the supervisor decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, threading, time
 from pathlib import Path
 from relaypacs import log
 from relaypacs.node.supervisor import Role, supervise
@@ -25,6 +25,10 @@ def tell(line):
     with open(folder / "told", "a") as file:
         file.write(line + "\\n")
 
+def signal_this_thread():
+    time.sleep(0.2)  # by then the main thread sleeps
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
 def worker(name):
     def run(stop):
         tell(f"start {name} {os.getpid()}")
@@ -34,7 +38,9 @@ def worker(name):
         if name == "deaf":
             while True:
                 time.sleep(60)
-        stop.event.wait()
+        if name == "elsewhere":
+            threading.Thread(target=signal_this_thread).start()
+        stop.wait()
         tell(f"stop {name}")
         return 0
     return run
@@ -95,6 +101,11 @@ def test_stops_in_order_and_exits_zero(start: Callable[..., Running]) -> None:
     node.process.send_signal(signal.SIGTERM)
     assert node.process.wait(10) == 0
     assert [words[1] for words in node.told() if words[0] == "stop"] == ["receive", "relay", "sidecar"]
+
+
+def test_the_order_is_heard_whichever_thread_the_kernel_gives_the_signal_to(start: Callable[..., Running]) -> None:
+    node = start("elsewhere:0")
+    assert until(lambda: ["stop", "elsewhere"] in node.told())
 
 
 def test_a_killed_child_is_started_again(start: Callable[..., Running]) -> None:
