@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
+from sqlalchemy.engine import Row
 
 from relaypacs.jobs.audit_tables import audit
 from relaypacs.jobs.chunks import chunks
@@ -86,7 +88,7 @@ def act(connection: Connection, verb: Verb, ids: Sequence[int], which: Selection
     if verb is Verb.RESEND:
         if which.destination is None:
             raise ValueError("a resend needs the destination it goes to")
-        acted = _queue_anew(connection, [(one, which.destination, 0) for one in ids], now)
+        acted = queue_anew(connection, [(one, which.destination, 0) for one in ids], now)
     elif verb is Verb.RETRY:
         acted = _retry(connection, ids, now)
     else:
@@ -116,12 +118,22 @@ def _retry(connection: Connection, ids: Sequence[int], now: float) -> Acted:
             .where(delivery.c.id.in_(some), state_in([State.FAILED]))
             .order_by(delivery.c.id)
         ).all()
-        acted += _queue_anew(connection, [(row.instance_id, row.destination, row.priority) for row in dead], now)
+        acted += queue_anew(connection, [(row.instance_id, row.destination, row.priority) for row in dead], now)
     return acted
 
 
-def _queue_anew(connection: Connection, wanted: Sequence[tuple[int, str, int]], now: float) -> Acted:
-    """Queue instances (id, destination, priority), unless they are on their way there or their bytes are gone."""
+def queue_anew(
+    connection: Connection,
+    wanted: Sequence[tuple[int, str, int]],
+    now: float,
+    *,
+    fallback_of: str = "",
+    without_bytes: bool = False,
+) -> Acted:
+    """Queue instances (id, destination, priority), unless they are on their way there or their bytes are gone.
+
+    `fallback_of`: in whose place. `without_bytes`: even if they are gone, for one who ends them at once.
+    """
     columns = ("id", "association_id", "study_instance_uid", "node", "generation", "staged_key")
     rows = {}
     live: set[tuple[int, str]] = set()
@@ -133,7 +145,7 @@ def _queue_anew(connection: Connection, wanted: Sequence[tuple[int, str, int]], 
         live |= {(row.instance_id, row.destination) for row in connection.execute(going)}
     known = [one for one in dict.fromkeys(wanted) if one[0] in rows]
     waiting = [one for one in known if one[:2] not in live]
-    able = [one for one in waiting if rows[one[0]].generation is not None or rows[one[0]].staged_key is not None]
+    able = [one for one in waiting if without_bytes or _has_bytes(rows[one[0]])]
     acted = Acted(changed=len(able), already_live=len(known) - len(waiting), no_bytes=len(waiting) - len(able))
     if not able:
         return acted
@@ -153,6 +165,7 @@ def _queue_anew(connection: Connection, wanted: Sequence[tuple[int, str, int]], 
                 "study_at": now,
                 "queued_at": now,
                 "ready": True,
+                "fallback_of": fallback_of,
             }
             for instance_id, destination, priority in able
         ],
@@ -166,6 +179,10 @@ def _queue_anew(connection: Connection, wanted: Sequence[tuple[int, str, int]], 
     ]
     upsert(connection, tally, counts, add=("routed",))
     return acted
+
+
+def _has_bytes(row: Row[Any]) -> bool:
+    return row.generation is not None or row.staged_key is not None
 
 
 def _audit(connection: Connection, verb: Verb, which: Selection, acted: Acted, now: float, *, by: str) -> None:

@@ -114,6 +114,7 @@ def _delivery(row: Row[*tuple[object, ...]]) -> TraceDelivery:
         warning=row.warning,
         next_attempt_at=row.due_at if row.state == State.DEFERRED else None,
         settled_at=row.settled_at,
+        fallback_of=row.fallback_of,
     )
 
 

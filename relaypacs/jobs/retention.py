@@ -16,6 +16,7 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs.bytes import has_delivery, owed
 from relaypacs.jobs.dialect import upsert
 from relaypacs.jobs.schema import BARE, attempt, delivery, forgotten, instance
+from relaypacs.jobs.verification import forget_verified
 from relaypacs.model import State
 
 LOOKS_AT = 2000
@@ -80,6 +81,7 @@ def forget(connection: Connection, instance_ids: Sequence[int]) -> int:
     connection.execute(delete(attempt).where(attempt.c.delivery_id.in_(select(delivery.c.id).where(of_these))))
     connection.execute(delete(delivery).where(of_these))
     connection.execute(delete(instance).where(instance.c.id.in_(ids)))
+    forget_verified(connection, {study for _, study in counts})
     reach("jobs.mid-forget")
     rows = [
         {"association_id": association_id, "study_instance_uid": study, **{name: count[name] for name in _COUNTS}}

@@ -171,6 +171,8 @@ delivery = Table(
     Column("status", Integer),
     _flag("warning"),
     _time("settled_at"),
+    # The destination in whose place this one was given it; empty where a rule or a person sends it here.
+    _text("fallback_of"),
     CheckConstraint(f"state IN {_one_of(State)}", name="state"),
     CheckConstraint("state <> 'queued' OR ready", name="queued_is_ready"),
     CheckConstraint(f"state IN {_one_of(PENDING_STATES)} OR NOT ready", name="ready_is_pending"),

@@ -34,6 +34,10 @@ class Change(StrEnum):
     """The node that has its bytes is gone for good."""
     SUPERSEDE = "supersede"
     """A dead letter is answered: the instance is queued for the destination anew."""
+    DIVERT = "divert"
+    """Its destination does not answer, and another one gets it instead."""
+    REFUTE = "refute"
+    """The destination said that it has the instance and does not list it: as it is queued anew, it is a dead letter."""
 
 
 TRANSITIONS: Mapping[Change, tuple[frozenset[State], State]] = {
@@ -48,6 +52,8 @@ TRANSITIONS: Mapping[Change, tuple[frozenset[State], State]] = {
     Change.DISCARD: (frozenset({State.QUEUED, State.DEFERRED, State.HELD, State.FAILED}), State.DISCARDED),
     Change.ABANDON: (frozenset({State.QUEUED, State.ACTIVE, State.DEFERRED, State.HELD}), State.FAILED),
     Change.SUPERSEDE: (frozenset({State.FAILED}), State.DISCARDED),
+    Change.DIVERT: (frozenset({State.QUEUED, State.DEFERRED}), State.DISCARDED),
+    Change.REFUTE: (frozenset({State.QUEUED}), State.FAILED),
 }
 """Change: the states it may start from, the state it ends in."""
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 
 from relaypacs.errors import JobsError, Overtaken
 from relaypacs.failpoint import reach
-from relaypacs.jobs import associations, delivery, dialect, intake, nodes, people, reports, retention, upgrade
+from relaypacs.jobs import associations, delivery, destinations, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
 from relaypacs.jobs.clock import Clock
@@ -55,8 +55,8 @@ class JobStore:
         self._leases = Leases(self._writing, self._clock, shared=shared_staging)
         self.restoring = Restoring(self._reading, self._writing, identifiers=identifiers, shared=shared_staging)
         self.purges = Purges(self._reading, self._writing, shared=shared_staging)
-        # Where the next `forget` goes on: (received_at, instance id).
-        self._forget_after = (0.0, 0)
+        self.destinations = destinations.Destinations(self._reading, self._writing, self._leases.homes)
+        self._forget_after = (0.0, 0)  # where the next `forget` goes on: (received_at, instance id)
         self.nodes = nodes.Nodes(self._reading, self._writing)
         self.associations = associations.Book(self._reading, self._writing)
         self.copies = Copies(self._reading)

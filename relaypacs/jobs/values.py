@@ -139,6 +139,8 @@ class TraceDelivery:
     warning: bool
     next_attempt_at: float | None
     settled_at: float | None
+    fallback_of: str = ""
+    """The destination in whose place this one was given it."""
 
 
 @dataclass(frozen=True, slots=True)
