@@ -16,11 +16,12 @@ from sqlalchemy import Connection, Engine, text
 
 from relaypacs.errors import JobsError, Overtaken
 from relaypacs.failpoint import reach
-from relaypacs.jobs import associations, delivery, destinations, dialect, intake, nodes, people, reports, retention, upgrade
+from relaypacs.jobs import associations, delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
 from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.copies import Copies
+from relaypacs.jobs.destinations import Destinations
 from relaypacs.jobs.leases import Leases
 from relaypacs.jobs.purges import Purges
 from relaypacs.jobs.restore import Restoring
@@ -55,7 +56,7 @@ class JobStore:
         self._leases = Leases(self._writing, self._clock, shared=shared_staging)
         self.restoring = Restoring(self._reading, self._writing, identifiers=identifiers, shared=shared_staging)
         self.purges = Purges(self._reading, self._writing, shared=shared_staging)
-        self.destinations = destinations.Destinations(self._reading, self._writing, self._leases.homes)
+        self.destinations = Destinations(self._reading, self._writing, self._leases.homes)
         self._forget_after = (0.0, 0)  # where the next `forget` goes on: (received_at, instance id)
         self.nodes = nodes.Nodes(self._reading, self._writing)
         self.associations = associations.Book(self._reading, self._writing)
@@ -95,8 +96,7 @@ class JobStore:
             connection.execute(text("SELECT 1"))
 
     def join(self, node: str, identity: str, now: float) -> Joined:
-        """The node's only relay process starts: its earlier life's leases are ended. JobsError if `identity`, its state
-        folder's, is not that of the name."""
+        """The node's only relay process starts: its earlier leases end. JobsError if `identity` is not the name's."""
         with self._writing() as connection:
             return nodes.join(connection, node, identity, now)
 

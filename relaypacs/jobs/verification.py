@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, exists, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, tuple_, update
 
 from relaypacs.failpoint import reach
 from relaypacs.jobs.chunks import chunks
@@ -153,7 +153,12 @@ class Verifications:
                 queued = queue_anew(connection, wanted, now).changed
                 reach("jobs.mid-verify")
             dead = _dead(connection, wanted, reason, now)
-            told = {"expected": expected, "found": expected - len(lost), "checked_at": now, "tries": 0}
+            told: dict[str, object] = {
+                "expected": expected,
+                "found": expected - len(lost),
+                "checked_at": now,
+                "tries": 0,
+            }
             if queued:
                 told |= {"rounds": one.rounds + 1, "due_at": due_at, "reason": ""}
             else:
