@@ -23,8 +23,8 @@ from sqlalchemy import (
     text,
 )
 
-from relaypacs.jobs.append_only import LEAST_SECONDS, keep_for_its_time
 from relaypacs.jobs.association_tables import REFUSED, association_log
+from relaypacs.jobs.audit_dialect import LEAST_SECONDS, keep_for_its_time
 from relaypacs.jobs.dialect import BigInt
 from relaypacs.jobs.schema import metadata, tally
 

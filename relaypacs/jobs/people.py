@@ -7,15 +7,14 @@ audit line with what was asked and what was done in the same transaction.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, select, update
 from sqlalchemy.engine import Row
 
-from relaypacs.jobs.audit_tables import audit
+from relaypacs.jobs.audit_rows import Entry, add
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import hasten, move, supersede
 from relaypacs.jobs.dialect import insert_rows, upsert
@@ -83,7 +82,16 @@ def _aged(column: ColumnElement[float], which: Selection) -> list[ColumnElement[
     return older + ([column >= which.after] if which.after is not None else [])
 
 
-def act(connection: Connection, verb: Verb, ids: Sequence[int], which: Selection, now: float, *, by: str = "") -> Acted:
+def act(
+    connection: Connection,
+    verb: Verb,
+    ids: Sequence[int],
+    which: Selection,
+    now: float,
+    *,
+    by: str = "",
+    node: str = "",
+) -> Acted:
     """Do it to those of `ids` that `verb` still concerns. ValueError for a resend that names no destination."""
     if verb is Verb.RESEND:
         if which.destination is None:
@@ -98,7 +106,7 @@ def act(connection: Connection, verb: Verb, ids: Sequence[int], which: Selection
         for some in chunks(ids):
             _lock(connection, some)
             acted += Acted(connection.execute(move(change, **values, **ended).where(delivery.c.id.in_(some))).rowcount)
-    _audit(connection, verb, which, acted, now, by=by)
+    _audit(connection, verb, which, acted, now, by=by, node=node)
     return acted
 
 
@@ -185,7 +193,9 @@ def _has_bytes(row: Row[Any]) -> bool:
     return row.generation is not None or row.staged_key is not None
 
 
-def _audit(connection: Connection, verb: Verb, which: Selection, acted: Acted, now: float, *, by: str) -> None:
+def _audit(
+    connection: Connection, verb: Verb, which: Selection, acted: Acted, now: float, *, by: str, node: str
+) -> None:
     asked: dict[str, object] = {
         "destination": which.destination,
         "study": which.study if which.study is None else storable(which.study),
@@ -196,4 +206,4 @@ def _audit(connection: Connection, verb: Verb, which: Selection, acted: Acted, n
         "by": by or None,
     }
     body = {name: value for name, value in asked.items() if value is not None} | {"changed": acted.changed}
-    connection.execute(insert(audit), {"at": now, "kind": verb, "body": json.dumps(body)})
+    add(connection, [Entry(now, verb.value, node, by, which.study or "", body=body)])

@@ -19,6 +19,7 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs import associations, delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
+from relaypacs.jobs.audit import Audit
 from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.copies import Copies
 from relaypacs.jobs.destinations import Destinations
@@ -61,6 +62,7 @@ class JobStore:
         self.nodes = nodes.Nodes(self._reading, self._writing)
         self.associations = associations.Book(self._reading, self._writing)
         self.copies = Copies(self._reading)
+        self.audit = Audit(self._reading, self._writing)
 
     @staticmethod
     def open(
@@ -283,7 +285,7 @@ class JobStore:
         Leaves an audit line. One transaction, so give it a few hundred at a time. `by` is who asked.
         """
         with self._writing() as connection:
-            return people.act(connection, verb, ids, which, now, by=by)
+            return people.act(connection, verb, ids, which, now, by=by, node=self.audit.node)
 
     def ledger(self, *, association: str | None = None, study: str | None = None) -> Ledger:
         """Received and routed against what there is: in total, of one association, of one study, or of both."""

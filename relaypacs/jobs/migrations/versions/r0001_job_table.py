@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from relaypacs.jobs.append_only import make_append_only
+from relaypacs.jobs.audit_dialect import make_append_only
 from relaypacs.jobs.dialect import BigInt
 
 revision = "0001"

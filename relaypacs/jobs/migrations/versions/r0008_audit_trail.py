@@ -7,7 +7,7 @@ import json
 import sqlalchemy as sa
 from alembic import op
 
-from relaypacs.jobs.append_only import keep_for_its_time
+from relaypacs.jobs.audit_dialect import keep_for_its_time
 from relaypacs.jobs.dialect import BigInt
 
 revision = "0008"

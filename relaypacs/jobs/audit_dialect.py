@@ -1,14 +1,14 @@
-"""What the database itself refuses: to change a line of the audit trail, or to delete one before its time.
+"""What of the audit trail differs between databases; as `dialect`, it may ask which one it is on.
 
-Called by the migrations and by `audit_tables`, in the transaction that makes the tables. As `dialect`, it may ask which
-database it is on. A row of `audit` can't be updated; it can be deleted when it is older than the retention that
-`audit_mark` holds (`keep`, in seconds; its check allows no less than `LEAST_SECONDS`), by the database's own clock.
+The database itself refuses to change a row of `audit`, and to delete one that is not older, by its own clock, than the
+retention that `audit_mark` holds (`keep`, in seconds; its check allows no less than `LEAST_SECONDS`).
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
+_AUDIT_LOCK = 0x41554449  # "AUDI"
 DAY_SECONDS = 86400
 LEAST_SECONDS = 90 * DAY_SECONDS
 USUAL_SECONDS = 2192 * DAY_SECONDS
@@ -65,3 +65,22 @@ def _sqlite(table: str, verb: str, when: str = "") -> str:
         f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} {condition}"
         f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
     )
+
+
+def lock_for_audit(connection: Connection) -> None:
+    """Make others who add to the audit trail wait until this transaction ends. On SQLite they do anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_AUDIT_LOCK)))
+
+
+def writers(connection: Connection) -> tuple[int, int]:
+    """The oldest transaction that writes now (or the next, if none does), and the next that will.
+
+    What has the number of an earlier one has been committed, or never is. On SQLite nobody writes while it is read.
+    """
+    if connection.dialect.name != "postgresql":
+        return 0, 0
+    row = connection.exec_driver_sql(
+        "SELECT pg_snapshot_xmin(one)::text::bigint, pg_snapshot_xmax(one)::text::bigint FROM pg_current_snapshot() one"
+    ).one()
+    return int(row[0]), int(row[1])

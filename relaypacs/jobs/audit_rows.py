@@ -1,0 +1,168 @@
+"""The audit trail's rows: added one behind the other, each with a hash over the one before; read; proved unchanged.
+
+Called within the transactions of whoever has something to tell (`people`, `audit_gather`, `audit`). A row is added
+under a lock that ends with its transaction, so ids are in the order of commits: whoever has read to an id has missed
+nothing before it. Take that lock last: who holds it waits for nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, func, insert, select
+
+from relaypacs.jobs.audit_dialect import lock_for_audit
+from relaypacs.jobs.audit_tables import OF_A_STUDY, audit, audit_mark
+from relaypacs.jobs.text import storable
+
+SUCCESS, MINOR, SERIOUS, MAJOR = 0, 4, 8, 12
+"""EventOutcomeIndicator, PS3.15 A.5.1.1."""
+PRUNED = "pruned"
+"""The mark of where the chain begins: the last row that was deleted."""
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that is to be told. `at`: seconds since the epoch."""
+
+    at: float
+    kind: str
+    """A fixed word (docs/audit.md)."""
+    node: str = ""
+    actor: str = ""
+    """Who did it: a login name, or an AE title."""
+    study: str = ""
+    outcome: int = SUCCESS
+    body: Mapping[str, object] = field(default_factory=dict)
+    """What else is told of it, for JSON; never a name of a patient."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """What the trail tells of one event, under its id."""
+
+    id: int
+    entry: Entry
+    chain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which rows: those that every given part fits."""
+
+    since: float | None = None
+    until: float | None = None
+    actor: str | None = None
+    study: str | None = None
+    kinds: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of comparing the chain: how many rows it joins, those of before there was one, and where it breaks."""
+
+    rows: int
+    unchained: int
+    broken_at: int | None
+    """The first row that is not what it was, or before which one is missing."""
+    last: int
+    head: str
+    """Id and hash of the last row: noted elsewhere, they prove later that all before is as it was."""
+
+
+def add(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Add rows, in this order."""
+    if not entries:
+        return
+    lock_for_audit(connection)
+    last = select(func.max(audit.c.id)).scalar_subquery()
+    chain = connection.scalar(select(audit.c.chain).where(audit.c.id == last))
+    if chain is None:
+        chain = connection.scalar(select(audit_mark.c.chain).where(audit_mark.c.name == PRUNED)) or ""
+    rows = []
+    for entry in entries:
+        row: dict[str, object] = {
+            "at": float(entry.at),
+            "kind": entry.kind,
+            "body": json.dumps(entry.body),
+            "node": storable(entry.node),
+            "actor": storable(entry.actor),
+            "study": storable(entry.study),
+            "outcome": entry.outcome,
+        }
+        chain = link(chain, row)
+        rows.append({**row, "chain": chain})
+    connection.execute(insert(audit), rows)
+
+
+def link(before: str, row: Mapping[str, object]) -> str:
+    """The hash of a row: SHA-256 over that of the row before and all it says."""
+    said = [before, *(row[name] for name in ("at", "kind", "body", "node", "actor", "study", "outcome"))]
+    return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
+
+
+def find(connection: Connection, wanted: Wanted, *, limit: int) -> list[AuditRow]:
+    """The latest rows that `wanted` fits, the latest first."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.since is not None:
+        conditions.append(audit.c.at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(audit.c.at <= wanted.until)
+    if wanted.actor is not None:
+        conditions.append(audit.c.actor == storable(wanted.actor))
+    if wanted.study is not None:
+        # Both conditions: the second is the index's own.
+        conditions += [audit.c.study == storable(wanted.study), OF_A_STUDY]
+    if wanted.kinds:
+        conditions.append(audit.c.kind.in_(sorted(wanted.kinds)))
+    return _read(connection, conditions, limit=limit, latest=True)
+
+
+def behind(connection: Connection, node: str, position: int, *, limit: int) -> list[AuditRow]:
+    """A node's rows behind an id, in their order."""
+    return _read(connection, [audit.c.node == node, audit.c.id > position], limit=limit)
+
+
+def check(connection: Connection) -> Checked:
+    """Compare every row with the chain; reads them all, in pages."""
+    begun = connection.execute(
+        select(audit_mark.c.chain, audit_mark.c.position).where(audit_mark.c.name == PRUNED)
+    ).one_or_none()
+    chain, after = (begun.chain, begun.position) if begun else ("", 0)
+    rows = unchained = 0
+    while page := _page(connection, after):
+        for row in page:
+            after = row["id"]
+            if not row["chain"] and not chain and not rows:
+                unchained += 1
+                continue
+            if row["chain"] != link(chain, row):
+                return Checked(rows, unchained, after, after, chain)
+            chain = row["chain"]
+            rows += 1
+    return Checked(rows, unchained, None, after, chain)
+
+
+def _page(connection: Connection, after: int) -> list[dict[str, Any]]:
+    found = connection.execute(select(audit).where(audit.c.id > after).order_by(audit.c.id).limit(_PAGE))
+    return [dict(row._mapping) for row in found]
+
+
+def _read(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]], *, limit: int, latest: bool = False
+) -> list[AuditRow]:
+    order = audit.c.id.desc() if latest else audit.c.id
+    rows = connection.execute(select(audit).where(*conditions).order_by(order).limit(limit))
+    return [
+        AuditRow(
+            row.id,
+            Entry(row.at, row.kind, row.node, row.actor, row.study, row.outcome, json.loads(row.body)),
+            row.chain,
+        )
+        for row in rows
+    ]
