@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from relaypacs.config.model import Destination
+from relaypacs.forward.fallback import Place
 from relaypacs.forward.memory import Memory
 from relaypacs.forward.refusals import Watched
 from relaypacs.forward.site import Site
@@ -34,6 +35,7 @@ class Crew:
         the destination configures nothing."""
         self.destination, self.calling_ae, self.memory = destination, calling_ae, memory
         self.watched = Watched(destination, calling_ae, memory, site.within_hours)
+        self.place = Place(destination, site)
         self._site, self._stopping, self._wake = site, stopping, wake
         self._threads = [
             threading.Thread(target=worker.run, name=f"forward-{worker.name}", daemon=True) for worker in workers

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from prometheus_client import Gauge
 
@@ -22,6 +23,8 @@ from relaypacs.forward.authorization import Authorization
 from relaypacs.forward.crew import Crew
 from relaypacs.forward.cstore import CStoreSender
 from relaypacs.forward.echo import echo
+from relaypacs.forward.fallback import Book as FallbackBook
+from relaypacs.forward.fallback import Fallback
 from relaypacs.forward.memory import Memory, Pair
 from relaypacs.forward.pace import Pace
 from relaypacs.forward.refusals import Refusals
@@ -66,6 +69,20 @@ _connectivity = Gauge(
 )
 
 
+class Books(Protocol):
+    """What the job table knows of destinations (`jobs.destinations.Destinations`)."""
+
+    @property
+    def fallbacks(self) -> FallbackBook: ...
+
+
+class JobTable(Jobs, Protocol):
+    """What all of forwarding needs of the job table (`jobs.store.JobStore`)."""
+
+    @property
+    def destinations(self) -> Books: ...
+
+
 class Forwarder:
     """All workers of a node. `calling_ae` is presented to dimse destinations that configure none."""
 
@@ -73,7 +90,7 @@ class Forwarder:
         self,
         destinations: Sequence[Destination],
         *,
-        jobs: Jobs,
+        jobs: JobTable,
         source: ByteSource,
         wake: Wake,
         windows: Windows,
@@ -97,6 +114,7 @@ class Forwarder:
         self._lock = threading.Lock()
         self._leaving: Set[str] = set()
         self._refusals = Refusals(refusals_file)
+        self._fallback = Fallback(jobs.destinations.fallbacks, node=node, wake=wake.notify)
         self._crews = {one.name: self._crew(one, calling_ae) for one in destinations}
         self._crews_changed()
 
@@ -172,6 +190,7 @@ class Forwarder:
 
     def _crews_changed(self) -> None:
         self._refusals.watch([crew.watched for crew in self._crews.values()])
+        self._fallback.watch([crew.place for crew in self._crews.values()])
 
     def destinations(self) -> tuple[str, ...]:
         """Names of those there are workers for, those that are leaving too."""
@@ -186,6 +205,7 @@ class Forwarder:
         self._settler.start()
         self._studies.start()
         self._refusals.start()
+        self._fallback.start()
         for crew in self._crews.values():
             crew.start()
 
@@ -195,6 +215,7 @@ class Forwarder:
         A worker that is still sending then keeps nothing: its claims are given back and may be delivered twice.
         """
         deadline = time.monotonic() + timeout_seconds * (1 - _SETTLE_SHARE)
+        self._fallback.stop()
         crews = list(self._crews.values())
         for crew in crews:
             crew.order_stop()

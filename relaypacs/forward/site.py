@@ -94,6 +94,16 @@ class Site:
         with self._changed:
             return not (self._working | self._open) - {number}
 
+    @property
+    def is_down(self) -> bool:
+        """Whether it was in trouble when it was last tried; also while an instance is tried after that."""
+        return self._up is False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered when it was last tried; neither is true before the first time."""
+        return self._up is True
+
     def within_hours(self) -> bool:
         """Whether the destination may be sent to now."""
         return self._closed_for(time.time()) <= 0

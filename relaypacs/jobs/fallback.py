@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, case, delete, select, update
 
-from relaypacs.failpoint import reach
 from relaypacs.jobs.delivery import move
 from relaypacs.jobs.destination_tables import outage
 from relaypacs.jobs.dialect import upsert
@@ -55,11 +54,13 @@ class Fallbacks:
     def ended(self, destination: str, node: str) -> Outage | None:
         """It answers again, or needs no fallback any more; what its outage was, if there was one."""
         here = (outage.c.destination == destination, outage.c.node == node)
-        with self._writing() as connection:
+        with self._reading() as connection:
             row = connection.execute(select(outage).where(*here)).one_or_none()
-            if row is not None:
-                connection.execute(delete(outage).where(*here))
-        return None if row is None else Outage(*row)
+        if row is None:
+            return None
+        with self._writing() as connection:
+            connection.execute(delete(outage).where(*here))
+        return Outage(*row)
 
     def outages(self) -> list[Outage]:
         """Every destination that does not answer, as the nodes see it."""
@@ -101,7 +102,6 @@ class Fallbacks:
             if not new:
                 return 0
             queue_anew(connection, new, now, fallback_of=destination)
-            reach("jobs.mid-fallback")
             has = set(connection.scalars(select(delivery.c.instance_id).where(*there))) - had
             given = [wanted[instance_id].id for instance_id in sorted(has)]
             if instead:

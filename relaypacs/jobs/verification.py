@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, tuple_, update
 
-from relaypacs.failpoint import reach
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import move
 from relaypacs.jobs.destination_tables import TO_BE_ASKED, verification
@@ -151,7 +150,6 @@ class Verifications:
             queued = 0
             if one.rounds < rounds:
                 queued = queue_anew(connection, wanted, now).changed
-                reach("jobs.mid-verify")
             dead = _dead(connection, wanted, reason, now)
             told: dict[str, object] = {
                 "expected": expected,
