@@ -42,6 +42,7 @@ from scripts.lib.bench_sender import Order, dataset, uid
 
 SENDER = Path(__file__).resolve().parents[1] / "lib" / "bench_sender.py"
 RELAY, WEB, HUNG = "relaypacs", "relaypacs by STOW-RS", "relaypacs, another destination hung"
+S3, S3_AT_ONCE = "relaypacs, S3 staging", "relaypacs, S3 staging at once"
 LUA, LUA_SHIPPED, STUDY = "orthanc lua", "orthanc lua as shipped", "orthanc by study"
 SEND, SEND_SHIPPED, STOCK = "storescp + dcmsend", "storescp + dcmsend as shipped", "pynetdicom"
 OBJECTS = {"ct": 400, "mr": 1000}
@@ -80,6 +81,7 @@ SCENARIOS = (
     Scenario("CT to a stock Orthanc", "ct", "orthanc as shipped", (RELAY, WEB, SEND_SHIPPED)),
     Scenario("MR to a stock Orthanc", "mr", "orthanc as shipped", (RELAY, WEB, SEND_SHIPPED), (RELAY, WEB)),
     Scenario("MR to storescp, a neighbour hung", "mr", "storescp", (RELAY, HUNG), (RELAY, HUNG)),
+    Scenario("CT to storescp, S3 staging", "ct", "storescp", (RELAY, S3, S3_AT_ONCE), (RELAY, S3)),
 )
 _HUNG = "MR to storescp, a neighbour hung"
 
@@ -109,6 +111,7 @@ TARGETS = (
     Target("CT to a stock Orthanc", SEND_SHIPPED, 8.0),
     Target("MR to a stock Orthanc", SEND_SHIPPED, 8.0),
     Target(_HUNG, RELAY, 0.9, ours=HUNG),
+    Target("CT to storescp, S3 staging", RELAY, 0.8, ours=S3),
 )
 
 
@@ -225,6 +228,8 @@ class Bench:
             RELAY: lambda: RelayPacs(name, where, to),
             WEB: lambda: RelayPacs(name, where, to, web=True),
             HUNG: lambda: RelayPacs(name, where, to, hung=True),
+            S3: lambda: RelayPacs(name, where, to, s3=True),
+            S3_AT_ONCE: lambda: RelayPacs(name, where, to, s3=True, at_once=True),
             LUA: lambda: OrthancRelay(name, where, to, tuned=True),
             LUA_SHIPPED: lambda: OrthancRelay(name, where, to, tuned=False),
             STUDY: lambda: OrthancRelay(name, where, to, tuned=True, by_study=True),
@@ -252,7 +257,7 @@ class Bench:
             for turn in range(self._rounds):
                 # Who comes first changes, so that nobody always follows the same one.
                 for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
-                    if turn == 0 and name in (RELAY, WEB, HUNG):
+                    if turn == 0 and name in (RELAY, WEB, HUNG, S3, S3_AT_ONCE):
                         self._one(relays[name], scenario.kind)  # makes the segments that are reused
                     os.sync()  # what the one before left to be written is not paid by this one
                     run = self._one(relays[name], scenario.kind)

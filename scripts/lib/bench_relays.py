@@ -12,13 +12,16 @@ import os
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 from scripts.lib.bench_receivers import OrthancPeer, Receiver, StoreScp
 from tests.peers.dcmtk import DCMSEND
 from tests.peers.node import RELAYPACS, dicomweb, dimse, to_toml
 from tests.peers.orthanc import Orthanc
-from tests.peers.ports import free_port
+from tests.peers.ports import free_port, wait_until
+from tests.peers.seaweed import SeaweedFS
 
 _LIB = Path(__file__).parent
 _LUA = """
@@ -83,21 +86,37 @@ class RelayUnderTest(Receiver):
 
 class RelayPacs(RelayUnderTest):
     """A whole node with its defaults, SQLite and the filesystem. `hung`: a second destination takes connections and
-    never says a word."""
+    never says a word. `s3`: it stages in a SeaweedFS of its own, beside it on the same machine,
+    after the hot time or, `at_once`, while it relays."""
 
-    def __init__(self, name: str, folder: Path, to: Destination, *, web: bool = False, hung: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        to: Destination,
+        *,
+        web: bool = False,
+        hung: bool = False,
+        s3: bool = False,
+        at_once: bool = False,
+    ) -> None:
         super().__init__(name, folder, to)
         there = dicomweb("there", to.web_url) if web else dimse("there", to.port, to.called)
         destinations = [there]
         self._hung = socket.create_server(("127.0.0.1", 0)) if hung else None
         if self._hung is not None:
             destinations.append(dimse("hung", self._hung.getsockname()[1], "HUNG"))
-        tables = {
+        self._s3 = SeaweedFS(folder / "seaweed") if s3 else None
+        self._relayed = 0
+        tables: dict[str, dict[str, Any]] = {
             "node": {"state_dir": str(folder / "state")},
             "receive": {"host": "127.0.0.1", "port": self.port, "ae_titles": ["RELAYPACS"]},
             "sidecar": {"port": free_port()},
             "log": {"level": "warning"},
         }
+        self._sidecar_port = tables["sidecar"]["port"]
+        if self._s3 is not None:
+            tables["staging"] = self._s3.section(**({"hot_seconds": 0.0} if at_once else {}))
         lists = {
             "caller": [{"ae_title": "*"}],
             "destination": destinations,
@@ -107,13 +126,36 @@ class RelayPacs(RelayUnderTest):
 
     def command(self) -> list[str | Path]:
         """What to run."""
-        return [RELAYPACS, "serve", "--config", self.folder / "relaypacs.toml"]
+        serve: list[str | Path] = [RELAYPACS, "serve", "--config", self.folder / "relaypacs.toml"]
+        if self._s3 is None:
+            return serve
+        return ["/usr/bin/env", *(f"{name}={value}" for name, value in self._s3.environment().items()), *serve]
+
+    def start(self) -> None:
+        """Start it, and its object storage before."""
+        if self._s3 is not None:
+            self._s3.start()
+        super().start()
+
+    def clear(self) -> None:
+        """Wait until all is in object storage, so that this is not paid by the next relay."""
+        super().clear()
+        if self._s3 is not None:
+            self._relayed += self.to.count()
+            wait_until(lambda: self._staged() >= self._relayed, f"{self.name} to stage", 120)
+
+    def _staged(self) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._sidecar_port}/metrics", timeout=10) as answer:
+            lines: list[str] = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("relaypacs_staged_instances_total"))
 
     def stop(self) -> None:
         """End it."""
         super().stop()
         if self._hung is not None:
             self._hung.close()
+        if self._s3 is not None:
+            self._s3.stop()
 
 
 class OrthancRelay(RelayUnderTest):
