@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from relaypacs.config.audit import Audit
 from relaypacs.config.destination import Destination
 from relaypacs.config.options import (
     File,
@@ -31,6 +32,7 @@ from relaypacs.config.stores import Jobs, Staging
 from relaypacs.config.tls import Tls
 
 __all__ = [
+    "Audit",
     "Caller",
     "Config",
     "Destination",
@@ -159,6 +161,7 @@ class Config(Section):
     redis: Redis = Field(default_factory=lambda: Redis())
     sidecar: Sidecar = Field(default_factory=lambda: Sidecar())
     sentry: Sentry = Field(default_factory=lambda: Sentry())
+    audit: Audit = Field(default_factory=lambda: Audit())
 
     @property
     def spool_dir(self) -> Path:

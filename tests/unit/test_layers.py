@@ -22,7 +22,7 @@ LEVELS = [
     {"policy", "config"},
     {"spool", "staging", "jobs", "wake", "alive", "refusals"},
     {"upper", "stager"},
-    {"receive", "intake", "forward", "sweep", "receipts", "sidecar"},
+    {"receive", "intake", "forward", "sweep", "receipts", "sidecar", "trail"},
     {"node"},
     {"cli", "__main__"},
 ]
