@@ -8,6 +8,7 @@ service refuses its credentials and others are there by now.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import threading
 import time
@@ -30,6 +31,7 @@ DOWN_SECONDS = 2.0
 """After a failure of the whole storage others fail at once for so long, instead of each waiting for its time-out."""
 _TRY_SECONDS = 0.5
 _READERS = 32
+_SMALL_BODY_BYTES = 1 << 20
 _T = TypeVar("_T")
 
 _REQUESTS = Counter(
@@ -231,7 +233,7 @@ def make_client(staging: Staging, keys: StorageKeys | None, *, attempts: int = 0
     core = botocore.session.Session()
     core.register_component("data_loader", _descriptions())
     session = boto3.session.Session(botocore_session=core)
-    return session.client(
+    client = session.client(
         "s3",
         endpoint_url=staging.endpoint or None,
         region_name=staging.region or session.region_name or "us-east-1",
@@ -249,5 +251,16 @@ def make_client(staging: Staging, keys: StorageKeys | None, *, attempts: int = 0
             s3={"addressing_style": style, "payload_signing_enabled": False},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+            # Nothing but our own keys and figures goes into a request.
+            parameter_validation=False,
         ),
     )
+    client.meta.events.register_last("before-call.s3", _send_at_once)
+    return client
+
+
+def _send_at_once(params: dict[str, Any], **_: object) -> None:
+    """A small body is sent with its headers: asking first whether the service wants it costs a round trip each."""
+    body = params["body"]
+    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _SMALL_BODY_BYTES:
+        params["headers"].pop("Expect", None)
