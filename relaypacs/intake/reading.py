@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from prometheus_client import Counter, Histogram
 
 from relaypacs import log
-from relaypacs.errors import JobsError, RowsLost, SegmentGone, SpoolCorrupt
+from relaypacs.errors import SegmentGone, SpoolCorrupt
 from relaypacs.failpoint import reach
 from relaypacs.intake.arrival import ArrivalOf, association_ends
+from relaypacs.intake.patience import until_answered
 from relaypacs.intake.studies import OpenStudies
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival, AssociationEnd
@@ -37,9 +37,6 @@ SCAN_SECONDS = 5.0
 """How often segments are looked at without a hint; bounds what a lost datagram can delay."""
 BATCH_RECORDS = 500
 """Records read, and rows committed, at once; bounds memory and the length of a transaction."""
-RETRY_SECONDS = 1.0
-"""Wait after the job table refused a transaction."""
-_T = TypeVar("_T")
 
 _INSTANCES = Counter(
     "relaypacs_intake_instances_total", "Spool records turned into rows, by what became of them.", ["as"]
@@ -114,12 +111,12 @@ class Intake:
 
         Called once before `run`; blocks (and retries) while the job table is down, until `stop`.
         """
-        stored = self._with_jobs(lambda: self._jobs.checkpoints(self._node))
+        stored = until_answered(self._stopped, lambda: self._jobs.checkpoints(self._node))
         if stored is None:
             return 0
         present = set(self._reader.generations())
         for generation in stored.keys() - present:
-            self._with_jobs(lambda g=generation: self._jobs.forget_segment(self._node, g))  # type: ignore[misc]
+            until_answered(self._stopped, lambda g=generation: self._jobs.forget_segment(self._node, g))  # type: ignore[misc]
         self._read_to = {generation: stored.get(generation, Checkpoint(generation)) for generation in present}
         self._taken_in = {generation: at.end for generation, at in stored.items() if generation in present}
         taken = self._scan()
@@ -270,7 +267,8 @@ class Intake:
 
     def _commit(self, batch: _Batch) -> bool:
         reach("intake.read")
-        taken_in = self._with_jobs(
+        taken_in = until_answered(
+            self._stopped,
             lambda: self._jobs.take_in(
                 self._node,
                 batch.arrivals,
@@ -278,7 +276,7 @@ class Intake:
                 tuple(batch.checkpoints.values()),
                 self._clock(),
                 begun=batch.begun,
-            )
+            ),
         )
         if taken_in is None:
             return False
@@ -306,22 +304,3 @@ class Intake:
         for destination, count in queued.items():
             if count:
                 self._notify(destination)
-
-    def _with_jobs(self, ask: Callable[[], _T]) -> _T | None:
-        """`ask` the job table, again and again while it is down; None only after `stop`."""
-        told = False
-        while not self._stopped.is_set():
-            try:
-                answer = ask()
-            except RowsLost:
-                raise  # waiting does not bring them back
-            except JobsError as problem:
-                if not told:
-                    log.event(log.CRITICAL, "job-table-down", f"Intake waits for the job table: {problem}")
-                told = True
-                self._stopped.wait(RETRY_SECONDS)
-            else:
-                if told:
-                    log.event(log.INFO, "job-table-up", "The job table answers again; intake goes on.")
-                return answer
-        return None
