@@ -76,7 +76,7 @@ _REPORTED = """\
 _LISTED = "self._settle([claim for claim, _ in group], answer, told)"
 _NEEDED = """\
                 and not self._jobs.segment_needed(
-                    self._node, generation, self._keeps(), end=self._intake.taken_in(generation)
+                    self._node, generation, self._keeps(generation), end=self._intake.taken_in(generation)
                 )
 """
 _KEYS = "            keys = list(self._put_in_turn(chosen, problems))\n"
