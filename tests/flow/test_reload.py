@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -227,13 +228,13 @@ def test_nothing_is_lost_or_doubled_while_rules_change_under_traffic(tmp_path: P
                 return bool(state(node)["version"] >= version)
 
             send()
-            wait_until(first.objects, "one goes where it went before", SECONDS)
+            wait_until(lambda: bool(first.objects()), "one goes where it went before", SECONDS)
             for version, name in enumerate(("second", "first", "second"), start=2):
                 for _ in range(10):
                     send()
                 file.write_text(f'[[rule]]\nname = "all"\nto = ["{name}"]\n')
                 os.kill(node.program.pid, signal.SIGHUP)
-                wait_until(lambda version=version: changed(version), "it is changed while objects come", SECONDS)
+                wait_until(partial(changed, version), "it is changed while objects come", SECONDS)
             for _ in range(10):
                 send()
             sender.release()
