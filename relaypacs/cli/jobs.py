@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from relaypacs.cli import say, waits
 from relaypacs.cli.tracing import folded, trace_lines
-from relaypacs.config import Config
+from relaypacs.config import Config, Destination
+from relaypacs.jobs.fallback import Outage
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import QueueRow, TraceRow
 from relaypacs.model import State
@@ -26,6 +27,7 @@ def queue(store: JobStore, config: Config, *, as_json: bool) -> int:
     shown = [rows.get(name) or QueueRow(name, {}, None) for name in sorted({*configured, *rows})]
     known = waits.look(config) if rows else waits.Known()
     waiting = {row.destination: waits.of_row(row, configured.get(row.destination), known, now) for row in shown}
+    outages = store.destinations.fallbacks.outages()
     if as_json:
         say.out_json(
             [
@@ -35,6 +37,11 @@ def queue(store: JobStore, config: Config, *, as_json: bool) -> int:
                     "oldest_seconds": None if row.oldest_seconds is None else round(row.oldest_seconds, 1),
                     "next_attempt_at": say.iso(row.next_attempt_at),
                     "waits_for": {state.value: text for state, text in waiting[row.destination].items()},
+                    "outages": [
+                        {"node": one.node, "since": say.iso(one.since), "fallback": one.fallback, "given": one.given}
+                        for one in outages
+                        if one.destination == row.destination
+                    ],
                 }
                 for row in shown
             ]
@@ -55,9 +62,23 @@ def queue(store: JobStore, config: Config, *, as_json: bool) -> int:
         for name, states in waiting.items()
         for state, text in states.items()
     ]
-    for line in folded(lines):
+    for line in folded([*lines, *_outages(outages, configured, now)]):
         say.out(line)
     return 0
+
+
+def _outages(outages: Sequence[Outage], configured: Mapping[str, Destination], now: float) -> Iterator[str]:
+    """What became, or becomes, of deliveries to destinations that do not answer."""
+    for one in outages:
+        since = f"{one.destination}: has not answered {one.node} for {say.age(now - one.since)}"
+        destination = configured.get(one.destination)
+        if one.given:
+            verb = "was" if one.given == 1 else "were"
+            yield f"{since}; {say.counted(one.given, 'delivery')} {verb} given to {one.fallback}"
+        elif destination is not None and destination.fallback:
+            left = one.since + destination.fallback_after_seconds - now
+            when = f"in {say.age(left)}" if left > 0 else "now"
+            yield f"{since}; what waits goes to {destination.fallback} {when}"
 
 
 def trace(store: JobStore, config: Config, term: str, *, as_json: bool) -> int:

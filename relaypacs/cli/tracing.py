@@ -105,6 +105,8 @@ def _destinations(study: Sequence[TraceRow], now: float, held_up: Mapping[str, s
         for (state, reason, warning), some in _grouped(deliveries, lambda d: (d.state, d.reason, d.warning)):
             if state is not State.DELIVERED or warning:
                 yield f"    {len(some)} {_why(state, reason, some, now)}"
+        for instead_of, count in Counter(one.fallback_of for one in deliveries if one.fallback_of).items():
+            yield f"    {count} in place of {instead_of}, which did not answer"
         if name in held_up and states.keys() & {State.QUEUED, State.DEFERRED}:
             yield f"    waits for {held_up[name]}"
 
