@@ -98,7 +98,7 @@ class Audit:
     def sent(self, to: str, last: AuditRow) -> None:
         """The collector has had the node's rows up to this one."""
         with self._writing() as connection:
-            mark = {"name": self._mark(to), "position": last.id, "at": last.entry.at}
+            mark = {"mark": self._mark(to), "position": last.id, "at": last.entry.at}
             upsert(connection, audit_mark, [mark], replace=("position", "at"), not_below="position")
 
     def backlog(self, to: str) -> tuple[int, float | None]:
@@ -114,7 +114,7 @@ class Audit:
         return f"sent {self.node} {to}"
 
     def _sent(self, connection: Connection, to: str) -> int:
-        return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.name == self._mark(to))) or 0
+        return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.mark == self._mark(to))) or 0
 
     def prune(self, keep_seconds: float | None, now: float, *, limit: int) -> int:
         """Delete at most `limit` rows that are older than `keep_seconds` (None: none ever); returns how many.
@@ -133,13 +133,13 @@ class Audit:
             if self._kept(connection) != keep:
                 body = {"before_days": (known or USUAL_SECONDS) // 86400, "days": keep // 86400}
                 audit_rows.add(connection, [Entry(now, "retention", self.node, self.node, body=body)])
-                upsert(connection, audit_mark, [{"name": _KEEP, "position": keep}], replace=("position",))
+                upsert(connection, audit_mark, [{"mark": _KEEP, "position": keep}], replace=("position",))
             # By the database's clock, which its triggers go by; a second less than they would allow.
             before = min(now, server_time(connection) or now) - keep - 1.0
             return _delete_first(connection, before, limit)
 
     def _kept(self, connection: Connection) -> int | None:
-        return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.name == _KEEP))
+        return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.mark == _KEEP))
 
 
 def _delete_first(connection: Connection, before: float, limit: int) -> int:
@@ -151,6 +151,6 @@ def _delete_first(connection: Connection, before: float, limit: int) -> int:
     if gone:
         last = first[gone - 1]
         connection.execute(delete(audit).where(audit.c.id <= last.id))
-        mark = {"name": PRUNED, "position": last.id, "at": last.at, "chain": last.chain}
+        mark = {"mark": PRUNED, "position": last.id, "at": last.at, "chain": last.chain}
         upsert(connection, audit_mark, [mark], replace=("position", "at", "chain"))
     return gone

@@ -32,14 +32,14 @@ def make_append_only(connection: Connection, table: str) -> None:
 
 def keep_for_its_time(connection: Connection) -> None:
     """Make the database refuse to change a row of `audit`, and to delete one that is not past the retention."""
-    kept = f"coalesce((SELECT position FROM audit_mark WHERE name = 'keep'), {USUAL_SECONDS})"
+    kept = f"coalesce((SELECT position FROM audit_mark WHERE mark = 'keep'), {USUAL_SECONDS})"
     if connection.dialect.name == "postgresql":
         # Of the audit table's own schema, by name: a temporary table would be found before it.
         statements = [
             "CREATE OR REPLACE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ "
             "DECLARE seconds double precision; BEGIN "
             "IF TG_OP = 'DELETE' THEN "
-            "EXECUTE format('SELECT position FROM %I.audit_mark WHERE name = ''keep''', TG_TABLE_SCHEMA) INTO seconds; "
+            "EXECUTE format('SELECT position FROM %I.audit_mark WHERE mark = ''keep''', TG_TABLE_SCHEMA) INTO seconds; "
             f"seconds := greatest(coalesce(seconds, {USUAL_SECONDS}), {LEAST_SECONDS}); "
             "IF OLD.at < extract(epoch FROM clock_timestamp()) - seconds THEN RETURN OLD; END IF; "
             "END IF; "

@@ -75,7 +75,7 @@ def has_something(connection: Connection, done: int, upto: int) -> bool:
 
 def position(connection: Connection) -> int:
     """How far attempts were looked through."""
-    return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.name == ATTEMPTS)) or 0
+    return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.mark == ATTEMPTS)) or 0
 
 
 def latest_attempt(connection: Connection) -> int:
@@ -184,7 +184,7 @@ def delivered(
         )
         for (association_id, study, destination, kind), went in sorted(groups.items())
     ]
-    upsert(connection, audit_mark, [{"name": ATTEMPTS, "position": end}], replace=("position",))
+    upsert(connection, audit_mark, [{"mark": ATTEMPTS, "position": end}], replace=("position",))
     return entries, end < upto
 
 

@@ -83,7 +83,7 @@ def add(connection: Connection, entries: Sequence[Entry]) -> None:
     last = select(func.max(audit.c.id)).scalar_subquery()
     chain = connection.scalar(select(audit.c.chain).where(audit.c.id == last))
     if chain is None:
-        chain = connection.scalar(select(audit_mark.c.chain).where(audit_mark.c.name == PRUNED)) or ""
+        chain = connection.scalar(select(audit_mark.c.chain).where(audit_mark.c.mark == PRUNED)) or ""
     rows = []
     for entry in entries:
         row: dict[str, object] = {
@@ -131,7 +131,7 @@ def behind(connection: Connection, node: str, position: int, *, limit: int) -> l
 def check(connection: Connection) -> Checked:
     """Compare every row with the chain; reads them all, in pages."""
     begun = connection.execute(
-        select(audit_mark.c.chain, audit_mark.c.position).where(audit_mark.c.name == PRUNED)
+        select(audit_mark.c.chain, audit_mark.c.position).where(audit_mark.c.mark == PRUNED)
     ).one_or_none()
     chain, after = (begun.chain, begun.position) if begun else ("", 0)
     rows = unchained = 0

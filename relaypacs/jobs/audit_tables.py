@@ -36,11 +36,11 @@ def _text(name: str) -> Column[str]:
 audit_mark = Table(
     "audit_mark",
     metadata,
-    Column("name", Text, primary_key=True),
+    Column("mark", Text, primary_key=True),
     Column("position", BigInt, nullable=False, server_default=text("0")),
     Column("at", Double),
     _text("chain"),
-    CheckConstraint(f"name <> 'keep' OR position >= {LEAST_SECONDS}", name="kept_long_enough"),
+    CheckConstraint(f"mark <> 'keep' OR position >= {LEAST_SECONDS}", name="kept_long_enough"),
 )
 
 audit = Table(

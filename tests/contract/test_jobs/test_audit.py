@@ -172,13 +172,13 @@ def test_the_database_refuses_to_change_or_delete(store: JobStore, sql: Sql) -> 
         ("UPDATE audit SET actor = 'nobody'", "append-only"),
         ("DELETE FROM audit", "append-only"),
         (f"DELETE FROM audit WHERE at < {now - DAY}", "append-only"),
-        ("INSERT INTO audit_mark (name, position) VALUES ('keep', 7775999)", "kept_long_enough"),
+        ("INSERT INTO audit_mark (mark, position) VALUES ('keep', 7775999)", "kept_long_enough"),
     ):
         with pytest.raises(Exception, match=why):
             sql(statement)
         assert sql("SELECT count(*), max(chain) FROM audit") == before
     # Shorter than six years only if the node says so; less than 90 days never.
-    sql(f"INSERT INTO audit_mark (name, position) VALUES ('keep', {90 * 86400})")
+    sql(f"INSERT INTO audit_mark (mark, position) VALUES ('keep', {90 * 86400})")
     with pytest.raises(Exception, match="append-only"):
         sql(f"DELETE FROM audit WHERE at < {now - DAY}")
 
@@ -191,7 +191,7 @@ def test_a_temporary_table_does_not_stand_in_for_the_retention(store: JobStore, 
     store.audit.add([Entry(time.time(), "start", NODE)])
     engine = create_engine(url, connect_args={"prepare_threshold": None})
     with engine.connect() as connection:
-        connection.execute(text("CREATE TEMP TABLE audit_mark (name text, position bigint) ON COMMIT DROP"))
+        connection.execute(text("CREATE TEMP TABLE audit_mark (mark text, position bigint) ON COMMIT DROP"))
         connection.execute(text("INSERT INTO audit_mark VALUES ('keep', -1000000)"))
         with pytest.raises(Exception, match="append-only"):
             connection.execute(text("DELETE FROM audit"))

@@ -36,12 +36,12 @@ def upgrade() -> None:
     op.drop_table("audit")
     op.create_table(
         "audit_mark",
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("mark", sa.Text(), nullable=False),
         _count("position"),
         sa.Column("at", sa.Double()),
         _text("chain"),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_audit_mark")),
-        sa.CheckConstraint("name <> 'keep' OR position >= 7776000", name=op.f("ck_audit_mark_kept_long_enough")),
+        sa.PrimaryKeyConstraint("mark", name=op.f("pk_audit_mark")),
+        sa.CheckConstraint("mark <> 'keep' OR position >= 7776000", name=op.f("ck_audit_mark_kept_long_enough")),
     )
     op.create_table(
         "audit",
@@ -85,5 +85,5 @@ def upgrade() -> None:
     op.execute("UPDATE association_log SET audited = tries")
     _partial("ix_association_log_untold", "association_log", ["ended_at"], "word != '' AND tries > audited")
     op.execute(
-        "INSERT INTO audit_mark (name, position) SELECT 'attempts', max(id) FROM attempt HAVING max(id) IS NOT NULL"
+        "INSERT INTO audit_mark (mark, position) SELECT 'attempts', max(id) FROM attempt HAVING max(id) IS NOT NULL"
     )
