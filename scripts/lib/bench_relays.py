@@ -83,6 +83,9 @@ class RelayUnderTest(Receiver):
     def pass_on(self) -> None:
         """Everything was sent to the relay: what it doesn't relay by itself is relayed now."""
 
+    def finish(self) -> None:
+        """Everything was relayed: what is left to do is done, so that it is not paid by the next relay."""
+
 
 class RelayPacs(RelayUnderTest):
     """A whole node with its defaults, SQLite and the filesystem. `hung`: a second destination takes connections and
@@ -137,9 +140,8 @@ class RelayPacs(RelayUnderTest):
             self._s3.start()
         super().start()
 
-    def clear(self) -> None:
-        """Wait until all is in object storage, so that this is not paid by the next relay."""
-        super().clear()
+    def finish(self) -> None:
+        """Wait until all is in object storage."""
         if self._s3 is not None:
             self._relayed += self.to.count()
             wait_until(lambda: self._staged() >= self._relayed, f"{self.name} to stage", 120)
