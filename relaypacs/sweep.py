@@ -9,6 +9,7 @@ goes on and the disk empties itself.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -82,6 +83,7 @@ class Sweep:
         shared: bool = False,
         puts_at_once: int = 1,
         standby_lag_seconds: float = 0.0,
+        told_to: Callable[[], float] = lambda: math.inf,
         on_trouble: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -91,7 +93,8 @@ class Sweep:
         `date`: `study` or `received`; `keep_rows_seconds`: how long rows stay when all is over (None: for ever).
         `shared`: all nodes have this staging, and `puts_at_once` objects are put to it together. `on_trouble` is told
         why staging or freeing fails, and "" when it works again. `standby_lag_seconds`: how long what is not needed
-        stays because a standby of the database may not know yet.
+        stays because a standby of the database may not know yet. `told_to`: rows of what ended since then stay, the
+        audit trail is made of them.
         """
         self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
         self._hot_seconds, self._keep_seconds = hot_seconds, keep_seconds
@@ -114,7 +117,7 @@ class Sweep:
         )
         # The spool stops at its mark, and staging at half of it: the rest is for rows. A little above it, room is made.
         self._short_bytes, self._roomy_bytes = min_free_bytes * 5 // 4, min_free_bytes * 3 // 2
-        self._keep_rows_seconds = keep_rows_seconds
+        self._keep_rows_seconds, self._told_to = keep_rows_seconds, told_to
         self._clock = clock
         self._nudged = nudged
         self._short = False
@@ -279,7 +282,7 @@ class Sweep:
         log that ended longer ago. Returns how many, of the kind that had more."""
         if self._keep_rows_seconds is None:
             return 0
-        before = self._clock() - self._keep_rows_seconds
+        before = min(self._clock() - self._keep_rows_seconds, self._told_to())
         gone = self._jobs.forget(settled_before=before, limit=BATCH)
         _FORGOTTEN.inc(gone)
         return max(gone, self._jobs.associations.forget(ended_before=before, limit=BATCH))

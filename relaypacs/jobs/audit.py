@@ -1,7 +1,7 @@
 """The audit trail of one job table: what is told is added, read, sent, proved unchanged, and deleted in its time.
 
-`JobStore.audit`, for the relay's audit thread (`gather`, `unsent`, `sent`), the sweep (`prune`) and the CLI. Each
-method is one transaction; JobsError if it can't be.
+`JobStore.audit`, for the relay's threads that tell (`gather`), send (`unsent`, `sent`) and keep it (`prune`,
+`check_on`), and for the CLI. Each method is one transaction; JobsError if it can't be.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from relaypacs.jobs import audit_gather, audit_rows
 from relaypacs.jobs.audit_dialect import LEAST_SECONDS, USUAL_SECONDS, lock_for_audit, writers
-from relaypacs.jobs.audit_rows import PRUNED, AuditRow, Checked, Entry, Wanted
+from relaypacs.jobs.audit_rows import NOTHING_CHECKED, PRUNED, AuditRow, Checked, Entry, Wanted
 from relaypacs.jobs.audit_tables import audit, audit_mark
 from relaypacs.jobs.dialect import server_time, upsert
 
@@ -48,8 +48,15 @@ class Audit:
 
     def check(self) -> Checked:
         """Compare every row with the chain."""
+        found, more = NOTHING_CHECKED, True
+        while more:
+            found, more = self.check_on(found)
+        return found
+
+    def check_on(self, before: Checked) -> tuple[Checked, bool]:
+        """Go on comparing behind `before` (at first `NOTHING_CHECKED`), a thousand rows; whether there are more."""
         with self._reading() as connection:
-            return audit_rows.check(connection)
+            return audit_rows.check(connection, before)
 
     def gather(
         self,

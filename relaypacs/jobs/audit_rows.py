@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select
@@ -75,6 +75,9 @@ class Checked:
     """Id and hash of the last row: noted elsewhere, they prove later that all before is as it was."""
 
 
+NOTHING_CHECKED = Checked(rows=0, unchained=0, broken_at=None, last=0, head="")
+
+
 def add(connection: Connection, entries: Sequence[Entry]) -> None:
     """Add rows, in this order."""
     if not entries:
@@ -128,23 +131,31 @@ def behind(connection: Connection, node: str, position: int, *, limit: int) -> l
     return _read(connection, [audit.c.node == node, audit.c.id > position], limit=limit)
 
 
-def check(connection: Connection) -> Checked:
-    """Compare every row with the chain; reads them all, in pages."""
-    begun = connection.execute(
-        select(audit_mark.c.chain, audit_mark.c.position).where(audit_mark.c.mark == PRUNED)
-    ).one_or_none()
-    chain, after = (begun.chain, begun.position) if begun else ("", 0)
-    rows = unchained = 0
-    while page := _page(connection, after):
-        for row in page:
-            after = row["id"]
-            if not row["chain"] and not chain and not rows:
-                unchained += 1
-                continue
-            if row["chain"] != link(chain, row):
-                return Checked(rows, unchained, after, after, chain)
-            chain = row["chain"]
-            rows += 1
+def check(connection: Connection, before: Checked) -> tuple[Checked, bool]:
+    """Go on comparing rows with the chain behind `before`, a page of them; whether there are more."""
+    page = _page(connection, before.last)
+    found = _compared(before, page)
+    if found.broken_at is not None or before == NOTHING_CHECKED:
+        # Asked after the page was read: rows that are deleted meanwhile in their time are no gap.
+        begun = connection.execute(
+            select(audit_mark.c.chain, audit_mark.c.position).where(audit_mark.c.mark == PRUNED)
+        ).one_or_none()
+        if begun is not None and begun.position > before.last:
+            return replace(before, last=begun.position, head=begun.chain), True
+    return found, len(page) == _PAGE and found.broken_at is None
+
+
+def _compared(before: Checked, page: Sequence[Mapping[str, Any]]) -> Checked:
+    rows, unchained, after, chain = before.rows, before.unchained, before.last, before.head
+    for row in page:
+        after = row["id"]
+        if not row["chain"] and not chain and not rows:
+            unchained += 1
+            continue
+        if row["chain"] != link(chain, row):
+            return Checked(rows, unchained, after, after, chain)
+        chain = row["chain"]
+        rows += 1
     return Checked(rows, unchained, None, after, chain)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import boto3
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError, SSLError
 from botocore.exceptions import ConnectionError as ConnectionFailed
 from botocore.loaders import Loader
 from prometheus_client import Counter, Histogram
@@ -32,6 +33,7 @@ DOWN_SECONDS = 2.0
 _TRY_SECONDS = 0.5
 _READERS = 32
 _SMALL_BODY_BYTES = 1 << 20
+_SYSTEMS_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 _T = TypeVar("_T")
 
 _REQUESTS = Counter(
@@ -167,6 +169,9 @@ class Storage:
         """What a failed request means, and its mend."""
         staging = self.staging
         where = staging.endpoint or "Amazon S3"
+        if isinstance(problem, SSLError):
+            why = "its certificate is not trusted, or its name is another; look at [staging] ca_bundle and endpoint"
+            return StagingDown(f"object storage: TLS with {where} fails: {why}")
         if isinstance(problem, ConnectionFailed | HTTPClientError | IncompleteReadError):
             return StagingDown(f"object storage: {where} does not answer ({type(problem).__name__})")
         if not isinstance(problem, ClientError):
@@ -240,7 +245,7 @@ def make_client(staging: Staging, keys: StorageKeys | None, *, attempts: int = 0
         aws_access_key_id=keys.access_key if keys else None,
         aws_secret_access_key=keys.secret_key if keys else None,
         aws_session_token=(keys.session_token or None) if keys else None,
-        verify=str(staging.ca_bundle) if staging.ca_bundle else None,
+        verify=_trusted(staging, core),
         config=Config(
             connect_timeout=timeout_seconds or staging.connect_timeout_seconds,
             read_timeout=timeout_seconds or staging.read_timeout_seconds,
@@ -257,6 +262,16 @@ def make_client(staging: Staging, keys: StorageKeys | None, *, attempts: int = 0
     )
     client.meta.events.register_last("before-call.s3", _send_at_once)
     return client
+
+
+def _trusted(staging: Staging, core: botocore.session.Session) -> str | None:
+    """File of the authorities to trust: as configured, as the AWS chain says, the system's; None: boto's own."""
+    if staging.ca_bundle is not None:
+        return str(staging.ca_bundle)
+    if core.get_config_variable("ca_bundle"):
+        return None
+    found = (ssl.get_default_verify_paths().cafile, *_SYSTEMS_AUTHORITIES)
+    return next((one for one in found if one and os.path.isfile(one)), None)
 
 
 def _send_at_once(params: dict[str, Any], **_: object) -> None:

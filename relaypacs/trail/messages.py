@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from relaypacs.dicom import audit_message as dicom
 from relaypacs.dicom.audit_message import Code, Concerned, Message, Participant
@@ -59,7 +58,7 @@ def _us(place: Place, *, role: Code | None = None, requestor: bool = False, ae_t
 
 
 def _ae(title: str) -> str:
-    return f"AETITLE={title}" if title else ""  # A.5.2.2
+    return f"AETITLES={title}" if title else ""  # A.5.2.2
 
 
 def _peer(title: str, peer: str, *, role: Code | None = None, requestor: bool = False) -> Participant:
@@ -80,11 +79,14 @@ def _text(entry: Entry, name: str) -> str:
 
 
 def _study(entry: Entry) -> tuple[Concerned, ...]:
-    classes: Any = entry.body.get("classes")
-    count = int(str(entry.body.get("instances", 0)))
-    known = isinstance(classes, Mapping) and classes
+    classes, count = entry.body.get("classes"), entry.body.get("instances")
+    told: dict[str, int] = {}
+    if isinstance(classes, Mapping) and classes:
+        told = {str(uid): number for uid, number in classes.items() if isinstance(number, int)}
+    elif isinstance(count, int) and count:
+        told = {"": count}
     return (
-        dicom.study(entry.study, classes if known else {"": count} if count else {}),
+        dicom.study(entry.study, told),
         dicom.patient(_text(entry, "patient_id")),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge
@@ -28,15 +29,17 @@ BATCH = 200
 LOOK_SECONDS = 15.0
 """How often it is looked for rows when nobody said there are any."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+MEASURE_SECONDS = 5.0
+"""How often the rows that wait are counted while they are sent: there may be millions."""
 
 _UNSENT = Gauge(
     "relaypacs_audit_unsent_rows",
-    "Rows of the audit trail that the collector has not had; absent without one.",
+    "Rows of the audit trail that the collector has not had; 0 without a collector.",
     multiprocess_mode="mostrecent",
 )
 _OLDEST = Gauge(
     "relaypacs_audit_oldest_unsent_timestamp_seconds",
-    "When the oldest of these was written, in seconds since 1970; 0 if there is none.",
+    "When the oldest of these happened, in seconds since 1970; 0 if there is none.",
     multiprocess_mode="mostrecent",
 )
 _SENT = Counter("relaypacs_audit_sent_total", "Rows of the audit trail that the collector has read.")
@@ -51,6 +54,7 @@ class Sender:
         self._trail, self._collector, self._to, self._place = trail, collector, to, place
         self._wake, self._stopped = threading.Event(), threading.Event()
         self._told = ""
+        self._measure_at = 0.0
 
     def poke(self) -> None:
         """There may be rows."""
@@ -86,14 +90,16 @@ class Sender:
     def step(self) -> bool:
         """Send one batch; whether there may be more. CollectorDown, JobsError."""
         rows = self._trail.unsent(self._to, limit=BATCH)
-        self._measure()
+        if not rows or time.monotonic() >= self._measure_at:
+            self._measure()
         if not rows:
             return False
         self._collector.hand_over(self._messages(rows))
         reach("trail.sent")
         self._trail.sent(self._to, rows[-1])
         _SENT.inc(len(rows))
-        self._measure()
+        if len(rows) < BATCH:
+            self._measure()
         if self._told:
             log.event(log.INFO, "audit-collector-up", "The audit collector takes messages again.")
             self._told = ""
@@ -116,6 +122,7 @@ class Sender:
         count, oldest = self._trail.backlog(self._to)
         _UNSENT.set(count)
         _OLDEST.set(oldest or 0.0)
+        self._measure_at = time.monotonic() + MEASURE_SECONDS
 
     def _say(self, problem: Exception) -> None:
         _FAILED.inc()

@@ -19,6 +19,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.peers.pki import Identity
 from tests.peers.ports import free_port
 from tests.peers.program import Program
 
@@ -38,12 +39,19 @@ _IDENTITIES = {
 
 
 class SeaweedFS:
-    """Context manager."""
+    """Context manager. `domain`: it takes `BUCKET.<domain>` as a host name too; `identity`: it serves HTTPS with that
+    certificate, which `authority` has signed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, domain: str = "", identity: Identity | None = None, authority: Path | None = None
+    ) -> None:
         self.folder = folder
         self.s3_port = free_port()
-        self.endpoint = f"http://127.0.0.1:{self.s3_port}"
+        self.endpoint = f"http{'s' if identity else ''}://127.0.0.1:{self.s3_port}"
+        self._more = [f"-s3.domainName={domain}"] * bool(domain)
+        if identity is not None:
+            self._more += [f"-s3.cert.file={identity.certificate}", f"-s3.key.file={identity.key}"]
+        self._authority = authority
         self._ports = {name: free_port() for name in ("master", "volume", "filer")}
         self._grpc_ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
         self._program: Program | None = None
@@ -58,6 +66,7 @@ class SeaweedFS:
         command: list[str | Path] = [EXECUTABLE, "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += [f"-s3.config={configuration}", "-s3.autoCreateBucket=false", "-s3.port.iceberg=0"]
         command += ["-s3.port.lance=0", "-admin.ui=false", "-webdav=false", "-master.telemetry=false"]
+        command += self._more
         command += [f"-{name}.port={port}" for name, port in ports.items()]
         command += [f"-{name}.port.grpc={port}" for name, port in self._grpc_ports.items()]
         command += [f"-{name}.localSocket={self.folder}/{name}.sock" for name in ("filer", "s3")]
@@ -111,6 +120,7 @@ class SeaweedFS:
             region_name="us-east-1",
             aws_access_key_id=keys[0],
             aws_secret_access_key=keys[1],
+            verify=str(self._authority) if self._authority else None,
             config=Config(
                 s3={"addressing_style": "path"},
                 connect_timeout=2,
