@@ -18,9 +18,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from relaypacs.cli import say
+from relaypacs.cli.verbs import who
 from relaypacs.config import Config
 from relaypacs.errors import ConfigError, DigestMismatch, ObjectMissing, RelayPacsError, SegmentGone, StagingDown
 from relaypacs.intake.arrival import digest_of
+from relaypacs.jobs.audit_rows import MINOR, SUCCESS, Entry
 from relaypacs.jobs.copies import Copy
 from relaypacs.jobs.store import JobStore
 from relaypacs.spool.reader import SpoolReader
@@ -55,6 +57,9 @@ def export(config: Config, store: JobStore, study: str, target: Path, *, as_json
             else:
                 written += one.location.file_length
     done = len(found) - len(failed)
+    body = {"instances": done, "failed": len(failed), "target": _kind_of(target)}
+    outcome = MINOR if failed else SUCCESS
+    store.audit.add([Entry(time.time(), "export", config.node.name, who(), study, outcome, body)])
     if as_json:
         say.out_json({"study": study, "instances": done, "bytes": written, "failed": failed})
     else:
@@ -96,6 +101,11 @@ def verify(config: Config, store: JobStore, since: float, *, as_json: bool) -> i
                 say.out(f"{kind}: {about['key']}: {about['reason']}")
         say.out(f"{say.counted(checked, 'object')} checked, {size / 1e6:.1f} MB, {_summary(found)}")
     return 1 if bad else 0
+
+
+def _kind_of(target: Path) -> str:
+    """What the audit trail says of where an export went; not its name, which may be a patient's."""
+    return "standard output" if str(target) == "-" else "tar" if target.suffix == ".tar" else "folder"
 
 
 class _Source:

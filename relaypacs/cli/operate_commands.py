@@ -1,7 +1,8 @@
-"""Commands for whoever sets a node up and keeps it running: `doctor`, `worksheet`, `conformance`."""
+"""Commands for whoever sets a node up and keeps it running: `doctor`, `worksheet`, `conformance`, `audit`."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one 
 
 def add_to(app: typer.Typer) -> None:
     """Register them."""
-    for command in (doctor, worksheet, conformance):
+    for command in (doctor, worksheet, conformance, audit):
         app.command()(command)
 
 
@@ -51,3 +52,42 @@ def conformance(context: typer.Context, config: ConfigOption = None) -> None:
     from relaypacs.cli import say, settings
 
     say.out(statement.conformance(settings.load(config or context.obj, secrets=False)).rstrip("\n"))
+
+
+def audit(
+    context: typer.Context,
+    *,
+    since: Annotated[str | None, typer.Option(metavar="AGE", help="Only of less long ago: 90s, 30m, 2h, 7d.")] = None,
+    user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only what this login name, AE title or node did.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="Only of this Study Instance UID.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Only of this kind, such as received (repeatable).")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Prove that no row was changed or taken out.")] = False,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="At most so many, the latest.")] = 50,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Who sent what, who got it, who was refused, and what people did. That it was read is told, too.
+
+    Exit code 1 if --check finds a row that is not what it was, or a gap.
+    """
+    from relaypacs.cli import audit as trail
+    from relaypacs.cli import settings, verbs
+    from relaypacs.jobs.audit_rows import Wanted
+
+    if check and (since is not None or user is not None or study is not None or kind):
+        raise typer.BadParameter("--check looks at the whole trail; leave the choice out")
+    loaded = settings.load(config or context.obj, secrets=False)
+    wanted = Wanted(
+        since=None if since is None else time.time() - verbs.age_seconds(since),
+        actor=user,
+        study=study,
+        kinds=frozenset(kind or ()),
+    )
+    with settings.jobs_of(loaded) as store:
+        if check:
+            raise typer.Exit(trail.check(store, as_json=as_json))
+        raise typer.Exit(trail.show(store, loaded, wanted, limit=limit, by=verbs.who(), as_json=as_json))

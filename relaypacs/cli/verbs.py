@@ -110,10 +110,10 @@ def act(
         say.tell("Nothing was changed.")
         return 1
     done = Acted()
-    who = _who()
+    asked_by = who()
     try:
         for some in chunks(found.ids, PIECE):
-            done += store.act(verb, some, which, time.time(), by=who)
+            done += store.act(verb, some, which, time.time(), by=asked_by)
     finally:
         poke()  # also when it ended half-way: what was done was done
     if as_json:
@@ -187,7 +187,8 @@ def _document(verb: Verb, found: Found, done: Acted | None) -> dict[str, object]
     }
 
 
-def _who() -> str:
+def who() -> str:
+    """Login name of whoever runs this; empty if there is none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a user without a name, as in a container

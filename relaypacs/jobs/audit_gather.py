@@ -34,7 +34,12 @@ HARMLESS = frozenset(
 
 
 _CLASSES = (
-    select(instance.c.sop_class_uid, func.count().label("number"), func.max(instance.c.patient_id).label("patient_id"))
+    select(
+        instance.c.sop_class_uid,
+        func.count().label("number"),
+        func.max(instance.c.patient_id).label("patient_id"),
+        func.max(instance.c.node).label("node"),
+    )
     .group_by(instance.c.sop_class_uid)
     .order_by(instance.c.sop_class_uid)
     .limit(50)
@@ -92,11 +97,20 @@ def received(
 ) -> list[Entry]:
     """What came, of associations that have ended, or to which nothing was added for so long; marks it as told.
 
-    `seen`: what was not told yet, by association and study: how much had come, since when.
+    Each is told in the name of the node it came to, by whichever looks first. `seen`: what was not told yet, by
+    association and study: how much had come, since when.
     """
     rows = connection.execute(
-        select(tally, association.c.calling_ae, association.c.called_ae, association.c.peer, association.c.ended_at)
+        select(
+            tally,
+            association.c.calling_ae,
+            association.c.called_ae,
+            association.c.peer,
+            association.c.ended_at,
+            association_log.c.node,
+        )
         .join_from(tally, association)
+        .outerjoin(association_log, association_log.c.association_id == tally.c.association_id)
         .where(UNTOLD_RECEIVED)
         .order_by(tally.c.association_id, tally.c.study_instance_uid)
         .limit(MOST)
@@ -113,10 +127,12 @@ def received(
             seen[key] = row.received, since
             continue
         came = _Transfer(row.received - row.audited)
+        receiver = row.node or ""
         kept = instance.c.association_id == row.association_id, instance.c.study_instance_uid == row.study_instance_uid
         for one in connection.execute(_CLASSES.where(*kept)):
             came.classes[one.sop_class_uid] = one.number
             came.patient_id = came.patient_id or one.patient_id
+            receiver = receiver or one.node  # of one that never ended
         whose = tally.c.association_id == row.association_id, tally.c.study_instance_uid == row.study_instance_uid
         connection.execute(update(tally).where(*whose).values(audited=row.received))
         body = {
@@ -126,7 +142,7 @@ def received(
             **came.said(),
         }
         at = now if row.ended_at is None else min(row.ended_at, now)
-        entries.append(Entry(at, "received", node, row.calling_ae, row.study_instance_uid, SUCCESS, body))
+        entries.append(Entry(at, "received", receiver or node, row.calling_ae, row.study_instance_uid, SUCCESS, body))
     return entries
 
 

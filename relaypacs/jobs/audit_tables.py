@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from relaypacs.jobs.association_tables import REFUSED, association_log
-from relaypacs.jobs.audit_dialect import LEAST_SECONDS, keep_for_its_time
+from relaypacs.jobs.audit_dialect import LEAST_SECONDS, keep_for_its_time, replace_nothing
 from relaypacs.jobs.dialect import BigInt
 from relaypacs.jobs.schema import metadata, tally
 
@@ -90,3 +90,4 @@ Index(
 @event.listens_for(audit, "after_create")
 def _append_only(_target: Table, connection: Connection, **_: object) -> None:
     keep_for_its_time(connection)
+    replace_nothing(connection)

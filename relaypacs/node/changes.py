@@ -26,8 +26,18 @@ LET_GO_SECONDS = 5.0
 class Changes:
     """`prepare` is called by one thread."""
 
-    def __init__(self, *, jobs: JobStore, arrivals: Arrivals, forwarder: Forwarder, windows: Windows) -> None:
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        arrivals: Arrivals,
+        forwarder: Forwarder,
+        windows: Windows,
+        taken: Callable[[Config], None],
+    ) -> None:
+        """`taken` is told what is in force."""
         self._jobs, self._arrivals, self._forwarder, self._windows = jobs, arrivals, forwarder, windows
+        self._taken = taken
 
     def prepare(self, new: Config) -> Callable[[], None]:
         """Make what `new` needs; what is returned puts it in force. ConfigError if it can't be."""
@@ -53,6 +63,7 @@ class Changes:
             rebound(self._windows, new)
             self._arrivals.take(reader)
             crews()
+            self._taken(new)
             if gone:
                 threading.Thread(target=self._let_go, args=(gone,), name="destinations-gone", daemon=True).start()
 

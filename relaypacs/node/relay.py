@@ -15,6 +15,7 @@ from relaypacs.intake import GATHER_MOST_SECONDS, Intake
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
 from relaypacs.node.arrivals import Arrivals
+from relaypacs.node.auditing import Auditing
 from relaypacs.node.changes import Changes
 from relaypacs.node.identity import identity
 from relaypacs.node.orders import Prepare
@@ -102,6 +103,7 @@ def run_relay(
         shared=is_shared(config),
         puts_at_once=config.staging.puts_at_once,
         standby_lag_seconds=config.jobs.standby_lag_seconds,
+        told_to=lambda: jobs.audit.told_to,
         on_trouble=watch.sweep_says,
     )
     windows = windows_of(config, keeper)
@@ -117,6 +119,8 @@ def run_relay(
         study_quiet_seconds=config.routing.study_quiet_seconds,
         refusals_file=config.refusals_file,
     )
+
+    auditing = Auditing(config, jobs)
 
     def read_log() -> None:
         intake.recover()
@@ -135,7 +139,8 @@ def run_relay(
     # Not waited for at the end: it may hang as long as the storage does.
     threading.Thread(target=watch.run, args=(stop.event,), name="staging-watch", daemon=True).start()
     forwarder.start()
-    follow(Changes(jobs=jobs, arrivals=arrival_of, forwarder=forwarder, windows=windows).prepare)
+    auditing.start(recovery.guard)
+    follow(Changes(jobs=jobs, arrivals=arrival_of, forwarder=forwarder, windows=windows, taken=auditing.take).prepare)
     for thread in threads:
         thread.start()
     stop.wait()
@@ -148,6 +153,7 @@ def run_relay(
     forwarder.stop(_FORWARD_STOP_SECONDS)
     for thread in threads:
         thread.join()
+    auditing.stop()
     hints.close()
     jobs.close()
     wake.close()

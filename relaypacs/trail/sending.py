@@ -94,7 +94,11 @@ class Sender:
             self._measure()
         if not rows:
             return False
-        self._collector.hand_over(self._messages(rows))
+        try:
+            self._collector.hand_over(self._messages(rows))
+        except CollectorDown:
+            self._measure()
+            raise
         reach("trail.sent")
         self._trail.sent(self._to, rows[-1])
         _SENT.inc(len(rows))

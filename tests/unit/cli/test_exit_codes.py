@@ -46,6 +46,7 @@ CASES: dict[str, list[str]] = {
 }
 """Words that make a command say no in a folder with a job table and no node."""
 ELSEWHERE = {
+    "audit": ("tests/flow/test_audit.py", "test_what_the_trail_tells"),
     "serve": ("tests/unit/node/test_supervisor.py", "test_a_child_that_does_not_stop_is_killed"),
     "config plan": ("tests/flow/test_reload.py", "test_plan_history_and_rollback"),
     "config rollback": ("tests/flow/test_refused_change.py", "test_whatever_the_node_refuses_is_put_back"),
