@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +33,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def long_run(request: pytest.FixtureRequest) -> bool:
     """Whether this is a full-size run, for tests that only scale themselves."""
     return bool(request.config.getoption("--long"))
+
+
+_DESCRIPTORS_LEFT = 64
+
+
+@pytest.fixture(autouse=True)
+def few_descriptors_left() -> Iterator[None]:
+    """A test that leaves many files or sockets open fails, not the later one whose stock pynetdicom peer selects on a
+    descriptor above 1023 and goes deaf."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    for _ in range(20):
+        left = len(os.listdir("/proc/self/fd")) - before
+        if left <= _DESCRIPTORS_LEFT:
+            return
+        gc.collect()
+        time.sleep(0.1)
+    pytest.fail(f"{left} descriptors were left open")
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import timeit
+from pathlib import Path
 
 from relaypacs import failpoint
-from tests.crash.harness.points import BY_NAME, places
+from tests.crash.harness.points import BY_NAME, ELSEWHERE, places
 
+ROOT = Path(__file__).parents[2]
 PASSING = (
     "from relaypacs.failpoint import reach\nfor n in range(5): reach('other.point'); reach('room.point'); print(n)"
 )
@@ -92,7 +94,9 @@ def test_a_running_process_sees_a_new_order_and_counts_from_it(tmp_path):
 
 
 def test_the_suite_knows_every_point_and_the_program_has_every_one():
-    assert sorted(places()) == sorted(BY_NAME)
+    assert sorted(places()) == sorted([*BY_NAME, *ELSEWHERE])
+    for point, path in ELSEWHERE.items():
+        assert f'"{point}:' in (ROOT / path).read_text(encoding="utf-8")
 
 
 def test_a_point_costs_nothing():

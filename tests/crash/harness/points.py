@@ -72,6 +72,8 @@ POINTS = (
     Point("sweep.purged", "files are deleted, rows don't know", 1, "none"),
     Point("jobs.mid-forget", "rows that are over are deleted, not yet counted", 2, "none", "none"),
 )
+ELSEWHERE = {"trail.sent": "tests/flow/test_audit.py"}
+"""Points that no object passes, and the test that kills there."""
 BY_NAME = {point.name: point for point in POINTS}
 
 STOPS = (

@@ -91,6 +91,7 @@ class Rig:
             "staging": staging,
             "jobs": {"keep": setting.rows, "lease_seconds": setting.lease_seconds, "standby_lag_seconds": 0},
             "receive": {"grace_seconds": 3.0},
+            "routing": {"study_quiet_seconds": 1.0},  # rows are not forgotten before the audit trail has told of them
         }
 
         def node(name: str) -> Node:
