@@ -78,7 +78,7 @@ def test_metrics_and_log_lines_mean_what_they_are_called(tmp_path: Path) -> None
         association.release()  # type: ignore[attr-defined]
         reads('pacs_connectivity{pacs_type="dimse"}', 0)
         reads('relaypacs_destination_breaker{destination="archive"}', 2)
-        assert node.metric('pacs_forward_total{pacs_type="dimse",status="deferred"}') == 1
+        reads('pacs_forward_total{pacs_type="dimse",status="deferred"}', 1)
         text = node.get("/metrics")[1]
     for value in re.findall(r'="([^"]*)"', text):
         assert OWN_WORDS.fullmatch(value), f"a label from elsewhere: {value}"
