@@ -137,9 +137,11 @@ class Audit:
             return 0
         with self._writing() as connection:
             lock_for_audit(connection)
-            if self._kept(connection) != keep:
-                body = {"before_days": (known or USUAL_SECONDS) // 86400, "days": keep // 86400}
-                audit_rows.add(connection, [Entry(now, "retention", self.node, self.node, body=body)])
+            if (known := self._kept(connection)) != keep:
+                usual = known or USUAL_SECONDS
+                if usual != keep:
+                    body = {"before_days": usual // 86400, "days": keep // 86400}
+                    audit_rows.add(connection, [Entry(now, "retention", self.node, self.node, body=body)])
                 upsert(connection, audit_mark, [{"mark": _KEEP, "position": keep}], replace=("position",))
             # By the database's clock, which its triggers go by; a second less than they would allow.
             before = min(now, server_time(connection) or now) - keep - 1.0

@@ -28,6 +28,11 @@ _TROUBLE = Gauge(
     "1 while the audit trail can't be written and what happens is told later, else 0.",
     multiprocess_mode="mostrecent",
 )
+_TOLD = Gauge(
+    "relaypacs_audit_told_timestamp_seconds",
+    "Up to when the audit trail tells of every delivery, in seconds since 1970; at first when the relay began.",
+    multiprocess_mode="mostrecent",
+)
 
 
 class Teller:
@@ -66,6 +71,7 @@ class Teller:
     def run(self) -> None:
         """Tell, until `stop`."""
         self.note("start")
+        _TOLD.set(self._clock())
         while True:
             last = self._stopped.is_set()
             if last:
@@ -94,6 +100,8 @@ class Teller:
         while self._trail.gather(self._clock(), quiet_seconds=self._quiet_seconds, place_of=self._place_of):
             if self._stopped.is_set():
                 break
+        if self._trail.told_to:
+            _TOLD.set(self._trail.told_to)
         self._written()
 
     def _say(self, problem: str) -> None:
