@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
 
 def _steady(
-    name: str, labels: str, bad: str, good: str, minute: int = 30, also: tuple[dict[str, str], ...] = ()
+    name: str, labels: str, bad: str, good: str, minute: int = 30, *, also: tuple[dict[str, str], ...] = ()
 ) -> Case:
     """A gauge that is bad all the time, or good."""
     series = f"{name}{{{NODE}{labels}}}"
