@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import time
+import sys
 
 from relaypacs.cli import say
+from relaypacs.cli.noted import note
+from relaypacs.cli.tracing import folded
 from relaypacs.config import Config
-from relaypacs.jobs.audit_rows import AuditRow, Checked, Entry, Wanted
+from relaypacs.jobs.audit_rows import AuditRow, Checked, Wanted
 from relaypacs.jobs.store import JobStore
 
 
-def show(store: JobStore, config: Config, wanted: Wanted, *, limit: int, by: str, as_json: bool) -> int:
-    """The latest rows that `wanted` fits, at most `limit`, the latest last; `by` is who reads them."""
+def show(store: JobStore, config: Config, wanted: Wanted, *, limit: int, as_json: bool) -> int:
+    """The latest rows that `wanted` fits, at most `limit`, the latest last."""
     rows = store.audit.find(wanted, limit=limit)
     asked = {"user": wanted.actor, "study": wanted.study, "kinds": sorted(wanted.kinds), "since": say.iso(wanted.since)}
     body = {name: value for name, value in asked.items() if value} | {"rows": len(rows)}
-    store.audit.add([Entry(time.time(), "audit", config.node.name, by, body=body)])
+    note(store, config, "audit", body)
     if as_json:
         say.out_json({"rows": [_as_json(row) for row in reversed(rows)]})
         return 0
-    for row in reversed(rows):
-        say.out(_line(row))
+    # A line each for grep and less; a terminal of people gets them folded.
+    lines = map(_line, reversed(rows))
+    for line in folded(lines) if sys.stdout.isatty() else lines:
+        say.out(line)
     if not rows:
         say.tell("The audit trail holds no such row.")
     elif len(rows) == limit:
@@ -66,8 +70,17 @@ def _line(row: AuditRow) -> str:
         parts.append(f"outcome {entry.outcome}")
     if entry.study:
         parts.append(f"study {entry.study}")
-    parts += [f"{name} {_said(value)}" for name, value in entry.body.items() if value not in ("", None)]
+    body = dict(entry.body)
+    if isinstance(classes := body.get("classes"), dict):
+        body["classes"] = {_called(uid): count for uid, count in classes.items()}
+    parts += [f"{name} {_said(value)}" for name, value in body.items() if value not in ("", None)]
     return "  ".join(say.printable(part) for part in parts)
+
+
+def _called(uid: str) -> str:
+    from relaypacs.policy.association_advice import name_of  # loads pydicom
+
+    return name_of(uid)
 
 
 def _said(value: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relaypacs.cli import editing, say, writing
+from relaypacs.cli import editing, noted, say, writing
 from relaypacs.config import Config, warnings
 from relaypacs.config.model import Caller
 from relaypacs.config.show import toml_value
@@ -97,7 +97,14 @@ def remove(
         say.out(f"Would remove caller[{found[0] + 1}] {title!r} from {change.path}.")
         return 0
     meant = config.model_copy(update={"caller": _except(config.caller, found[0])})
-    return writing.finish([writing.write(change, path, environ, meant)], path, config.run_dir)
+    return _finish(writing.write(change, path, environ, meant), path, config, "caller remove", title)
+
+
+def _finish(written: writing.Written, path: Path, config: Config, command: str, title: str) -> int:
+    code = writing.finish([written], path, config.run_dir)
+    if code == 0:
+        noted.changed(config, command, title)
+    return code
 
 
 def _except(callers: Sequence[Caller], number: int) -> tuple[Caller, ...]:
@@ -121,7 +128,7 @@ def _append(
     for one in warnings(meant, environ):
         if one.startswith(place):
             say.tell(f"relaypacs: warning: {one}")
-    return writing.finish([written], path, config.run_dir)
+    return _finish(written, path, config, "caller add", added.ae_title)
 
 
 def admits(

@@ -18,11 +18,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from relaypacs.cli import say
-from relaypacs.cli.verbs import who
+from relaypacs.cli.noted import note
 from relaypacs.config import Config
 from relaypacs.errors import ConfigError, DigestMismatch, ObjectMissing, RelayPacsError, SegmentGone, StagingDown
 from relaypacs.intake.arrival import digest_of
-from relaypacs.jobs.audit_rows import MINOR, SUCCESS, Entry
+from relaypacs.jobs.audit_rows import MINOR, SUCCESS
 from relaypacs.jobs.copies import Copy
 from relaypacs.jobs.store import JobStore
 from relaypacs.spool.reader import SpoolReader
@@ -47,19 +47,23 @@ def export(config: Config, store: JobStore, study: str, target: Path, *, as_json
     written = 0
     read = _Source(config)
     names = _names(found)
-    with _writer(target) as write:
-        for one in found:
-            try:
-                with read.open(one) as file:
-                    write(names[one.instance_id], file)
-            except (RelayPacsError, OSError) as problem:
-                failed.append({"sop_instance_uid": one.sop_instance_uid, "reason": _reason(problem)})
-            else:
-                written += one.location.file_length
-    done = len(found) - len(failed)
-    body = {"instances": done, "failed": len(failed), "target": _kind_of(target)}
-    outcome = MINOR if failed else SUCCESS
-    store.audit.add([Entry(time.time(), "export", config.node.name, who(), study, outcome, body)])
+    done = 0
+    try:
+        with _writer(target) as write:
+            for one in found:
+                try:
+                    with read.open(one) as file:
+                        write(names[one.instance_id], file)
+                except (RelayPacsError, OSError) as problem:
+                    failed.append({"sop_instance_uid": one.sop_instance_uid, "reason": _reason(problem)})
+                else:
+                    done += 1
+                    written += one.location.file_length
+    finally:  # also when somebody stops it half-way: what has left has left
+        if done or failed:
+            body = {"instances": done, "failed": len(failed), "target": _kind_of(target)}
+            outcome = SUCCESS if done == len(found) else MINOR
+            note(store, config, "export", body, study=study, outcome=outcome)
     if as_json:
         say.out_json({"study": study, "instances": done, "bytes": written, "failed": failed})
     else:

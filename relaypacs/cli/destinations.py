@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from relaypacs.cli import editing, refused, say, settings, writing
+from relaypacs.cli import editing, noted, refused, say, settings, writing
 from relaypacs.config import Config, Destination, Rule
 from relaypacs.config.show import toml_value
 from relaypacs.errors import ConfigError
@@ -67,6 +67,7 @@ def add(
     say.out(text)
     if code := writing.finish([written], path, config.run_dir):
         return code
+    noted.changed(config, "destination add", given["name"])
     if prefix := given.get("credentials_env"):
         say.tell(
             f"A node that is started needs {prefix}_TOKEN, or {prefix}_USERNAME and {prefix}_PASSWORD (or …_FILE)."
@@ -111,7 +112,9 @@ def remove(config: Config, path: Path, name: str, *, dry_run: bool, environ: Map
         return 0
     written = writing.write(change, path, environ, meant)
     say.out(f"Removing {what}.")
-    return writing.finish([written], path, config.run_dir)
+    if not (code := writing.finish([written], path, config.run_dir)):
+        noted.changed(config, "destination remove", name)
+    return code
 
 
 def _everything_rule(name: str) -> Rule:

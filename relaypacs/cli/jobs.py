@@ -8,15 +8,19 @@ from dataclasses import asdict
 
 from relaypacs.cli import say, waits
 from relaypacs.cli.tracing import folded, trace_lines
+from relaypacs.cli.verified import sentence
 from relaypacs.config import Config, Destination
 from relaypacs.jobs.fallback import Outage
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import QueueRow, TraceRow
+from relaypacs.jobs.verification import Verified
 from relaypacs.model import State
 
 _COLUMNS = (State.QUEUED, State.ACTIVE, State.DEFERRED, State.HELD, State.FAILED)
 
 _MOST_TRACED = 10_000
+_MOST_VERIFIED = 100
+"""Studies of which verification is looked up."""
 
 
 def queue(store: JobStore, config: Config, *, as_json: bool) -> int:
@@ -85,11 +89,17 @@ def trace(store: JobStore, config: Config, term: str, *, as_json: bool) -> int:
     """Where the instances that `term` names are; 1 if it names none."""
     rows = store.trace(term, limit=_MOST_TRACED)
     held_up = _held_up(rows, config)
+    studies = list(dict.fromkeys(row.study_instance_uid for row in rows))[:_MOST_VERIFIED]
+    verified = [one for study in studies for one in store.destinations.verifications.of_study(study)]
     if as_json:
-        document = {"term": term, "instances": [_as_json(row) for row in rows]}
-        say.out_json(document | ({"waits_for": held_up} if held_up else {}))
+        document: dict[str, object] = {"term": term, "instances": [_as_json(row) for row in rows]}
+        document |= {"waits_for": held_up} if held_up else {}
+        document |= {"verified": [_verified(one) for one in verified]} if verified else {}
+        say.out_json(document)
     elif rows:
-        for line in folded(trace_lines(rows, time.time(), held_up)):
+        now = time.time()
+        said = {(one.destination, one.study_instance_uid): sentence(one, now) for one in verified}
+        for line in folded(trace_lines(rows, now, held_up, said)):
             say.out(line)
     if len(rows) == _MOST_TRACED:
         say.tell(f"Only the first {_MOST_TRACED} instances are shown; ask by study or series for the others.")
@@ -108,6 +118,10 @@ def _held_up(rows: Sequence[TraceRow], config: Config) -> dict[str, str]:
     configured = {one.name: one for one in config.destination}
     found = {name: waits.holding(name, configured.get(name), known, time.time()) for name in sorted(going)}
     return {name: text for name, text in found.items() if text}
+
+
+def _verified(one: Verified) -> dict[str, object]:
+    return asdict(one) | {name: say.iso(getattr(one, name)) for name in ("since", "due_at", "checked_at")}
 
 
 def _as_json(row: TraceRow) -> dict[str, object]:

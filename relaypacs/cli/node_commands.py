@@ -15,6 +15,7 @@ from relaypacs.cli import say
 from relaypacs.errors import ConfigError
 
 if TYPE_CHECKING:
+    from relaypacs.config import Config
     from relaypacs.jobs.store import JobStore
     from relaypacs.jobs.values import Left
 
@@ -56,6 +57,7 @@ def drain(
     With --lost, for a node that never comes back: its deliveries become dead letters, its name is free.
     """
     from relaypacs.cli import settings
+    from relaypacs.cli.noted import note
     from relaypacs.wake.hints import poke
 
     if (lost and (cancel or as_json)) or (cancel and dry_run):
@@ -64,12 +66,14 @@ def drain(
     chosen = name or loaded.node.name
     with settings.jobs_of(loaded) as store:
         if lost:
-            raise typer.Exit(_give_up(store, chosen, loaded.node.name, loaded.run_dir, dry_run=dry_run, yes=yes))
+            raise typer.Exit(_give_up(store, chosen, loaded, dry_run=dry_run, yes=yes))
         if (left := store.nodes.left(chosen)) is None or (
             not dry_run and not store.nodes.drain(chosen, None if cancel else time.time())
         ):
             say.tell(f"No node {say.printable(chosen)!r} uses this job table.")
             raise typer.Exit(1)
+        if not dry_run:
+            note(store, loaded, "drain", {"drained": chosen, "cancelled": cancel})
         poke(loaded.hint_socket)
         if cancel:
             say.tell(f"Node {chosen} takes associations again.")
@@ -136,11 +140,12 @@ def _tell(name: str, left: Left, *, drained: bool, waited: bool, as_json: bool) 
     return 0 if empty else 1
 
 
-def _give_up(store: JobStore, name: str, mine: str, run_dir: Path, *, dry_run: bool, yes: bool) -> int:
+def _give_up(store: JobStore, name: str, config: Config, *, dry_run: bool, yes: bool) -> int:
     from relaypacs import alive
     from relaypacs.cli import verbs
+    from relaypacs.cli.noted import note
 
-    if name == mine and alive.is_held(run_dir / "alive" / "relay"):
+    if name == config.node.name and alive.is_held(config.run_dir / "alive" / "relay"):
         raise ConfigError([f"node {name} runs here, so it is not lost; `relaypacs node drain {name}` empties it"])
     owed = store.owes(name)
     if owed is None:
@@ -153,6 +158,7 @@ def _give_up(store: JobStore, name: str, mine: str, run_dir: Path, *, dry_run: b
     if not yes and not verbs.agreed(what):
         say.tell("Nothing was changed.")
         return 1
+    note(store, config, "give-up", {"node_lost": name, "deliveries": owed})  # before: it may be interrupted
     while store.drain(name, time.time()):
         pass
     say.out(f"{say.counted(owed, 'delivery')} given up; the name {name} is free.")

@@ -76,8 +76,12 @@ def audit(
     """
     from relaypacs.cli import audit as trail
     from relaypacs.cli import settings, verbs
-    from relaypacs.jobs.audit_rows import Wanted
+    from relaypacs.jobs.audit_rows import KINDS, Wanted
 
+    if unknown := set(kind or ()) - KINDS:
+        raise typer.BadParameter(
+            f"--kind: no row is a {', '.join(sorted(unknown))}; there are {', '.join(sorted(KINDS))}"
+        )
     if check and (since is not None or user is not None or study is not None or kind):
         raise typer.BadParameter("--check looks at the whole trail; leave the choice out")
     loaded = settings.load(config or context.obj, secrets=False)
@@ -90,4 +94,4 @@ def audit(
     with settings.jobs_of(loaded) as store:
         if check:
             raise typer.Exit(trail.check(store, as_json=as_json))
-        raise typer.Exit(trail.show(store, loaded, wanted, limit=limit, by=verbs.who(), as_json=as_json))
+        raise typer.Exit(trail.show(store, loaded, wanted, limit=limit, as_json=as_json))

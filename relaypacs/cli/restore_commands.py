@@ -52,7 +52,14 @@ def reconcile(
     loaded = settings.load(config or context.obj, secrets=False)
     with settings.jobs_of(loaded) as store:
         raise typer.Exit(
-            _restore(loaded, store, queue_seconds=verbs.age_seconds(queue_newer_than), dry_run=dry_run, as_json=as_json)
+            _restore(
+                "reconcile",
+                loaded,
+                store,
+                queue_seconds=verbs.age_seconds(queue_newer_than),
+                dry_run=dry_run,
+                as_json=as_json,
+            )
         )
 
 
@@ -87,12 +94,13 @@ def rebuild(
                 "`rebuild --into-existing` does too and holds all of that."
             )
             raise typer.Exit(1)
-        raise typer.Exit(_restore(loaded, store, queue_seconds=0.0, dry_run=dry_run, as_json=as_json))
+        raise typer.Exit(_restore("rebuild", loaded, store, queue_seconds=0.0, dry_run=dry_run, as_json=as_json))
     finally:
         store.close()
 
 
-def _restore(config: Config, store: JobStore, *, queue_seconds: float, dry_run: bool, as_json: bool) -> int:
+def _restore(kind: str, config: Config, store: JobStore, *, queue_seconds: float, dry_run: bool, as_json: bool) -> int:
+    from relaypacs.cli.noted import note
     from relaypacs.intake.restoring import Restorer
     from relaypacs.node.arrivals import arrival_reader
     from relaypacs.node.stores import staging_of
@@ -118,6 +126,8 @@ def _restore(config: Config, store: JobStore, *, queue_seconds: float, dry_run: 
         done = restorer.run(only_count=dry_run, on_progress=tell)
     finally:
         poke(config.hint_socket)
+    if not dry_run:
+        note(store, config, kind, {"restored": done.restored, "queued": done.queued, "held": done.held})
     if as_json:
         say.out_json(
             {

@@ -21,8 +21,14 @@ _COLUMNS = 80
 _ORDER = (State.DELIVERED, State.ACTIVE, State.QUEUED, State.DEFERRED, State.HELD, State.FAILED, State.DISCARDED)
 
 
-def trace_lines(rows: Sequence[TraceRow], now: float, held_up: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The lines, each as long as it is. `now` is the time ages count to. `held_up`: what a destination waits for."""
+def trace_lines(
+    rows: Sequence[TraceRow],
+    now: float,
+    held_up: Mapping[str, str] | None = None,
+    verified: Mapping[tuple[str, str], str] | None = None,
+) -> Iterator[str]:
+    """The lines, each as long as it is. `now` is the time ages count to. `held_up`: what a destination waits for;
+    `verified`: what was found there afterwards, by destination and study."""
     for number, (_, study) in enumerate(_grouped(rows, lambda row: row.study_instance_uid)):
         if number:
             yield ""
@@ -33,7 +39,7 @@ def trace_lines(rows: Sequence[TraceRow], now: float, held_up: Mapping[str, str]
         elif gone := sum(not row.in_spool and not row.staged for row in study):
             yield f"  {counted(gone, 'instance')} no longer kept on this node"
         yield from _marks(study)
-        yield from _destinations(study, now, held_up or {})
+        yield from _destinations(study, now, held_up or {}, verified or {})
 
 
 def folded(lines: Iterable[str]) -> Iterator[str]:
@@ -87,7 +93,9 @@ def _marks(study: Sequence[TraceRow]) -> Iterator[str]:
         yield f"  {counted(count, 'instance')} whose head can't be read: {printable(problem)}"
 
 
-def _destinations(study: Sequence[TraceRow], now: float, held_up: Mapping[str, str]) -> Iterator[str]:
+def _destinations(
+    study: Sequence[TraceRow], now: float, held_up: Mapping[str, str], verified: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
     """Where each copy is, and why one is not: the latest delivery of each instance to each destination."""
     latest: dict[str, dict[int, TraceDelivery]] = {}
     for row in study:
@@ -107,6 +115,8 @@ def _destinations(study: Sequence[TraceRow], now: float, held_up: Mapping[str, s
                 yield f"    {len(some)} {_why(state, reason, some, now)}"
         for instead_of, count in Counter(one.fallback_of for one in deliveries if one.fallback_of).items():
             yield f"    {count} in place of {instead_of}, which did not answer"
+        if (name, study[0].study_instance_uid) in verified:
+            yield f"    {verified[name, study[0].study_instance_uid]}"
         if name in held_up and states.keys() & {State.QUEUED, State.DEFERRED}:
             yield f"    waits for {held_up[name]}"
 

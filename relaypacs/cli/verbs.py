@@ -7,13 +7,13 @@ ConfigError with a sentence.
 
 from __future__ import annotations
 
-import getpass
 import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 from relaypacs.cli import say
+from relaypacs.cli.person import who
 from relaypacs.errors import ConfigError
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.states import SELECTS, Verb
@@ -185,14 +185,6 @@ def _document(verb: Verb, found: Found, done: Acted | None) -> dict[str, object]
         "no_bytes": done.no_bytes if done else 0,
         "dry_run": done is None,
     }
-
-
-def who() -> str:
-    """Login name of whoever runs this; empty if there is none."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in a container
-        return ""
 
 
 def _listed(states: frozenset[State]) -> str:

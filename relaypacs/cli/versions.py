@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from relaypacs.cli import reloading, say, writing
+from relaypacs.cli import noted, reloading, say, writing
 from relaypacs.config import load_config
 from relaypacs.config.files import Source, digest, files_of, read
 from relaypacs.config.load import load_sources
@@ -68,11 +68,13 @@ def rollback(place: Path, number: int | None) -> int:
     if not place.is_dir() and len(stored) != 1:
         raise ConfigError([f"version {chosen.number} was a folder of {len(stored)} files, and {place} is a file"])
     wanted = [Source(folder / one.path.name if place.is_dir() else place, one.text) for one in stored]
-    load_sources(wanted, os.environ, place=str(place), secrets=False)
+    config = load_sources(wanted, os.environ, place=str(place), secrets=False)
     away = set(files_of(place)) - {one.path for one in wanted}
     done = [writing.replace(one.path, one.text) for one in wanted] + [writing.put_away(one) for one in sorted(away)]
     say.out(f"The configuration is that of version {chosen.number} again.")
-    return writing.finish(done, place, state_dir / "run")
+    if not (code := writing.finish(done, place, state_dir / "run")):
+        noted.changed(config, "config rollback", str(chosen.number))
+    return code
 
 
 def _digest(place: Path) -> str:

@@ -21,6 +21,14 @@ from relaypacs.jobs.text import storable
 
 SUCCESS, MINOR, SERIOUS, MAJOR = 0, 4, 8, 12
 """EventOutcomeIndicator, PS3.15 A.5.1.1."""
+KINDS = frozenset(
+    {
+        *("start", "stop", "received", "delivered", "failed", "refused", "config-taken", "retention"),
+        *("hold", "release", "retry", "discard", "resend", "export", "audit", "config", "drain", "give-up"),
+        *("reconcile", "rebuild"),
+    }
+)
+"""What is told of (docs/audit.md): first by the node, then what people do."""
 PRUNED = "pruned"
 """The mark of where the chain begins: the last row that was deleted."""
 _PAGE = 1000
@@ -32,7 +40,7 @@ class Entry:
 
     at: float
     kind: str
-    """A fixed word (docs/audit.md)."""
+    """One of `KINDS`."""
     node: str = ""
     actor: str = ""
     """Who did it: a login name, or an AE title."""

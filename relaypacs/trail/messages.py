@@ -152,6 +152,7 @@ _KINDS: Mapping[str, tuple[Code, tuple[Code, ...], str, _Make]] = {
     "refused": (dicom.SECURITY_ALERT, (dicom.NODE_AUTHENTICATION,), "E", _refused),
     "audit": (dicom.AUDIT_LOG_USED, (), "R", _log_used),
     "export": (dicom.EXPORT, (), "R", _exported),
+    "config": (dicom.SECURITY_ALERT, (dicom.SOFTWARE_CONFIGURATION,), "E", _alert),
     "config-taken": (dicom.SECURITY_ALERT, (dicom.SOFTWARE_CONFIGURATION,), "E", _alert),
     "retention": (dicom.SECURITY_ALERT, (dicom.SECURITY_CONFIGURATION,), "E", _alert),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 import sqlite3
 import time
@@ -111,6 +113,20 @@ def test_what_the_trail_tells(
     assert shown.returncode == 0
     assert f"received  CT_1  on {relay.cli_json('audit')['rows'][0]['node']}  study {study}" in shown.stdout
     assert relay.cli("audit", "--check").returncode == 0
+    wrong = relay.cli("audit", "--kind", "recieved")
+    assert wrong.returncode == 2
+
+    for words, kind, body in (
+        (("caller", "add", "MR_9"), "config", {"command": "caller add", "subject": "MR_9"}),
+        (("caller", "remove", "MR_9"), "config", {"command": "caller remove", "subject": "MR_9"}),
+        (("config", "rollback", "1"), "config", {"command": "config rollback", "subject": "1"}),
+        (("node", "drain", "--no-wait"), "drain", {"drained": "relaypacs", "cancelled": False}),
+        (("node", "drain", "--cancel"), "drain", {"drained": "relaypacs", "cancelled": True}),
+        (("reconcile",), "reconcile", {"restored": 0, "queued": 0, "held": 0}),
+    ):
+        relay.cli(*words)
+        row = rows(relay, "--kind", kind)[-1]
+        assert (row["actor"], row["body"]) == (pwd.getpwuid(os.getuid()).pw_name, body), words
     assert relay.stop() == 0
     assert kinds(relay)[-1] == "stop"
     assert kinds(relay)[0] == "start"

@@ -164,7 +164,7 @@ def test_a_verb_is_told_with_who_and_where(store: JobStore) -> None:
         assert store.audit.find(nothing, limit=9) == []
 
 
-def test_the_database_refuses_to_change_or_delete(store: JobStore, sql: Sql) -> None:
+def test_the_database_refuses_to_change_or_delete(store: JobStore, sql: Sql, url: str) -> None:
     now = time.time()
     store.audit.add([Entry(now - 80 * DAY, "start", NODE), Entry(now, "stop", NODE)])
     before = sql("SELECT count(*), max(chain) FROM audit")
@@ -176,6 +176,11 @@ def test_the_database_refuses_to_change_or_delete(store: JobStore, sql: Sql) -> 
     ):
         with pytest.raises(Exception, match=why):
             sql(statement)
+        assert sql("SELECT count(*), max(chain) FROM audit") == before
+    if url.startswith("sqlite"):
+        # No delete to SQLite's triggers.
+        with pytest.raises(Exception, match="append-only"):
+            sql("REPLACE INTO audit (id, at, kind, body) VALUES (1, 1.0, 'stop', '{}')")
         assert sql("SELECT count(*), max(chain) FROM audit") == before
     # Shorter than six years only if the node says so; less than 90 days never.
     sql(f"INSERT INTO audit_mark (mark, position) VALUES ('keep', {90 * 86400})")
@@ -289,6 +294,27 @@ def test_ids_are_in_the_order_of_commits(store: JobStore, url: str) -> None:
     assert len(seen) == len(set(seen)) == 60
     assert store.audit.check().rows == 60
     assert store.audit.check().broken_at is None
+
+
+def test_what_a_node_received_is_told_in_its_name_by_whoever_looks(store: JobStore, url: str) -> None:
+    """Also of an association that never ended; each node sends its own rows to the collector."""
+    other = JobStore.open(url)
+    other.audit.node = "node-b"
+    store.take_in(NODE, [arrival("1.1")], [end(objects=1)], [], 1.0)
+    store.take_in(NODE, [arrival("2.1", study="9.9", association="open", generation="g2")], [], [], 1.0)
+    gathered(other, 2.0, quiet_seconds=60.0)
+    gathered(other, 100.0, quiet_seconds=60.0)
+    assert [(one.study, one.node) for one in told(store, "received")] == [("1.2.3", NODE), ("9.9", NODE)]
+    other.close()
+
+
+def test_the_usual_retention_is_nothing_to_tell(store: JobStore) -> None:
+    now = time.time()
+    store.audit.prune(2192 * DAY, now, limit=9)
+    assert told(store) == []
+    store.audit.prune(100 * DAY, now, limit=9)
+    store.audit.prune(2192 * DAY, now, limit=9)
+    assert [one.body["days"] for one in told(store, "retention")] == [100, 2192]
 
 
 def test_two_nodes_tell_of_everything_once(store: JobStore, url: str) -> None:

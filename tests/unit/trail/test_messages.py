@@ -10,7 +10,7 @@ from xml.etree import ElementTree as Xml
 import pytest
 
 from relaypacs.dicom.audit_message import encode
-from relaypacs.jobs.audit_rows import MAJOR, SERIOUS, SUCCESS, Entry
+from relaypacs.jobs.audit_rows import KINDS, MAJOR, SERIOUS, SUCCESS, Entry
 from relaypacs.jobs.states import Verb
 from relaypacs.trail.messages import Place, message_of
 
@@ -30,7 +30,7 @@ REFUSED = {"called_ae": "RELAYPACS", "peer": "10.9.9.9:5", "word": "calling-ae",
 
 def of(kind: str, *, outcome: int = SUCCESS, **body: object) -> Xml.Element:
     actor = {"received": "CT1", "refused": "EVIL"}.get(kind, "ops")
-    study = "" if kind in ("start", "stop", "refused", "audit", "config-taken", "retention") else "1.2.3"
+    study = "" if kind in ("start", "stop", "refused", "audit", "config", "config-taken", "retention") else "1.2.3"
     return Xml.fromstring(encode(message_of(Entry(5.0, kind, "relay-1", actor, study, outcome, body), PLACE)))
 
 
@@ -116,6 +116,11 @@ def test_what_people_do() -> None:
         assert codes(alert) == ("110113", "110132")
         assert told(alert) == f"{verb.value}: to: archive; changed: 2"
     assert codes(of("config-taken", changed=["rule"])) == ("110113", "110131")
+    edited = of("config", command="caller add", subject="CT_1")
+    assert codes(edited) == ("110113", "110131")
+    assert people(edited)[1][0] == "ops"
+    assert told(edited) == "config: command: caller add; subject: CT_1"
+    assert codes(of("give-up", node_lost="relay-2", deliveries=3)) == ("110113", "110132")
     assert codes(of("retention", days=400)) == ("110113", "110129")
 
 
@@ -133,7 +138,7 @@ def test_a_body_that_is_not_as_expected_is_a_message_still(broken: dict[str, obj
 
 def test_the_page_names_every_kind_with_its_event() -> None:
     listed = dict(re.findall(r"^\| `([a-z-]+)` \| [^|]+ \| ([0-9]{6}) [^|]* \|$", PAGE, re.MULTILINE))
-    kinds = {"start", "stop", "received", "delivered", "failed", "refused", "audit", "export", "config-taken"}
-    assert set(listed) == kinds | {"retention"} | {verb.value for verb in Verb}
+    assert set(listed) == KINDS
+    assert {verb.value for verb in Verb} <= KINDS
     for kind, code in listed.items():
         assert codes(of(kind))[0] == code, kind
