@@ -30,6 +30,7 @@ def doctor(config: Config, *, as_json: bool) -> int:
         ("redis", lambda: examine_peers.redis(config)),
         ("staging", lambda: examine_peers.staging(config)),
         ("secrets", lambda: examine_peers.secret_files(os.environ)),
+        ("audit", lambda: examine_peers.audit(config)),
         ("destinations", lambda: examine_peers.destinations(config, os.environ)),
     )
     found = []

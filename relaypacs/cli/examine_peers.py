@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _SLOW_SECONDS = 0.05
 _SECRETS = ("_PASSWORD_FILE", "_TOKEN_FILE", "_SECRET_KEY_FILE", "_URL_FILE", "_DSN_FILE", "_CLIENT_SECRET_FILE")
 _EXPIRES_SOON_SECONDS = 30 * 86400
+_COLLECTOR_SECONDS = 5.0
 _OTHERS = 0o007
 """Permissions of neither owner nor group."""
 
@@ -94,24 +96,57 @@ def staging(config: Config) -> Iterator[Finding]:
 
 
 def certificates(config: Config) -> Iterator[Finding]:
-    """Of the TLS listener: usable, and for how long."""
-    if not config.tls.listen:
-        return
+    """Of the listeners, and those shown to others: usable, and for how long."""
+    from relaypacs.config.certificates import shown_certificates
     from relaypacs.receive.certificates import Certificates
-    from relaypacs.upper.tls import TlsFailed
+    from relaypacs.sidecar.https import Https
+    from relaypacs.upper.expiry import first_expiry
 
+    def shown(path: Path) -> float:
+        try:
+            return first_expiry(path.read_text(encoding="ascii", errors="replace"))
+        except (ValueError, IndexError):
+            raise OSError(f"{path}: holds no certificate in PEM that can be read") from None
+
+    if config.tls.listen:
+        yield _certificate("certificate", lambda: Certificates(config.tls).not_after, "[tls] certificate")
+    if config.sidecar.certificate:
+        yield _certificate("sidecar certificate", lambda: Https(config.sidecar).not_after, "[sidecar] certificate")
+    for use, path in shown_certificates(config).items():
+        yield _certificate(f"{use} certificate", partial(shown, path), "tls_certificate")
+
+
+def _certificate(what: str, expiry: Callable[[], float], options: str) -> Finding:
+    """`expiry`: when the one in use expires, in seconds since 1970; OSError if it can't be used."""
     try:
-        ends_at = Certificates(config.tls).not_after
-    except TlsFailed as problem:
-        yield Finding("certificate", Grade.FAILED, str(problem), "correct [tls] certificate, key and client_ca")
-        return
+        ends_at = expiry()
+    except OSError as problem:
+        return Finding(what, Grade.FAILED, _why(problem), f"correct {options} and what belongs to it")
     left, until = ends_at - time.time(), f"valid until {datetime.fromtimestamp(ends_at, UTC):%Y-%m-%d}"
     if left < 0:
-        yield Finding("certificate", Grade.FAILED, f"it was {until}", "renew it: senders refuse it")
-    elif left < _EXPIRES_SOON_SECONDS:
-        yield Finding("certificate", Grade.WARNING, until, "renew it: a new file is taken without restart")
+        return Finding(what, Grade.FAILED, f"it was {until}", "renew it: it is refused")
+    if left < _EXPIRES_SOON_SECONDS:
+        return Finding(what, Grade.WARNING, until, "renew it: a new file is taken without restart")
+    return Finding(what, Grade.GOOD, until)
+
+
+def _why(problem: OSError) -> str:
+    where = f"{problem.filename}: " if problem.filename else ""
+    return where + (problem.strerror or str(problem))
+
+
+def audit(config: Config) -> Iterator[Finding]:
+    """Whether the collector lets this node in; it is sent nothing."""
+    if not config.audit.collector:
+        return
+    from relaypacs.trail.collector import Collector, CollectorDown
+
+    try:
+        Collector(config.audit, silence_seconds=_COLLECTOR_SECONDS).hand_over([])
+    except CollectorDown as problem:
+        yield Finding("audit collector", Grade.FAILED, str(problem), "audit messages wait in the job table meanwhile")
     else:
-        yield Finding("certificate", Grade.GOOD, until)
+        yield Finding("audit collector", Grade.GOOD, f"{config.audit.collector} lets this node in")
 
 
 def destinations(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -22,11 +22,13 @@ from prometheus_client.registry import Collector
 
 from relaypacs import __version__, alive, log
 from relaypacs.config import Config
+from relaypacs.config.certificates import shown_certificates
 from relaypacs.config.secrets import secret_files
 from relaypacs.jobs.states import OWED_STATES, PENDING_STATES
 from relaypacs.sidecar.app import Readiness
 from relaypacs.sidecar.backlog import Backlog
 from relaypacs.sidecar.checks import ANSWER_SECONDS, checks_of, free_bytes, process_names, spool_files
+from relaypacs.sidecar.expiries import Expiries
 from relaypacs.sidecar.jobtable import JobTable
 from relaypacs.sidecar.trends import Trends
 
@@ -97,7 +99,8 @@ def registry_of(
     `own_expiry`: seconds until the sidecar's own certificate expires; None without one."""
     registry = CollectorRegistry()
     trends = Trends()
-    registry.register(NodeEvents(metrics_dir, own_expiry, trends))  # before the states, which ask for what it saw
+    expiries = Expiries(shown_certificates(config), own_expiry)
+    registry.register(NodeEvents(metrics_dir, expiries, trends))  # before the states, which ask for what it saw
     registry.register(NodeStates(config, jobs, callers_open, trends))
     return registry
 
@@ -109,9 +112,10 @@ class NodeEvents(Collector):
     """
 
     def __init__(
-        self, metrics_dir: Path, own_expiry: Callable[[], float] | None = None, trends: Trends | None = None
+        self, metrics_dir: Path, expiries: Callable[[], dict[str, float]] = dict, trends: Trends | None = None
     ) -> None:
-        self._folder, self._own_expiry, self._trends = metrics_dir, own_expiry, trends or Trends()
+        """`expiries()`: seconds until certificates expire that no process tells of, by use."""
+        self._folder, self._expiries, self._trends = metrics_dir, expiries, trends or Trends()
 
     def describe(self) -> list[Metric]:
         """Nothing, as `NodeStates.describe`."""
@@ -119,9 +123,7 @@ class NodeEvents(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The sums, now."""
-        left: dict[tuple[str, ...], float] = {}
-        if self._own_expiry is not None:
-            left[("sidecar",)] = self._own_expiry()
+        left: dict[tuple[str, ...], float] = {(use,): seconds for use, seconds in self._expiries().items()}
         for metric in MultiProcessCollector.merge(  # type: ignore[no-untyped-call]
             [str(file) for file in sorted(self._folder.glob("*.db")) if _counts(file)]
         ):

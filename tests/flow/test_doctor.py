@@ -13,7 +13,9 @@ import pytest
 
 from tests.peers.dcmtk import StoreScp
 from tests.peers.node import RELAYPACS, Node, dimse
+from tests.peers.pki import Authority
 from tests.peers.ports import free_port
+from tests.peers.syslog import Collector
 
 BASE = """
 [node]
@@ -129,3 +131,54 @@ def test_people_get_lines_with_the_mend_below(written: Callable[..., Path]) -> N
     at = next(number for number, line in enumerate(lines) if line.startswith("failed  spool room: "))
     assert lines[at + 1].strip().startswith("-> make room")
     assert lines[-1].startswith("The node does not run. ")
+
+
+def test_every_certificate_is_looked_at_and_so_is_the_collector(written: Callable[..., Path], tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    good, soon, gone = (authority.issue("/CN=relay.example", days=days) for days in (60, 3, -1))
+    collector = Collector(
+        tmp_path / "rsyslog", authority.issue("/CN=localhost"), authority.certificate, permitted="relay.example"
+    )
+    path = written(f"""
+[tls]
+listen = ["127.0.0.1:{free_port()}"]
+certificate = "{soon.certificate}"
+key = "{soon.key}"
+[audit]
+collector = "127.0.0.1:{collector.port}"
+tls_ca = "{authority.certificate}"
+tls_certificate = "{good.certificate}"
+tls_key = "{good.key}"
+[[destination]]
+name = "pacs"
+kind = "dimse"
+host = "127.0.0.1"
+port = {free_port()}
+called_ae = "P"
+tls = true
+tls_certificate = "{gone.certificate}"
+tls_key = "{gone.key}"
+[[destination]]
+name = "web"
+kind = "dicomweb"
+url = "https://127.0.0.1:{free_port()}/rs"
+tls_certificate = "{tmp_path}/nowhere.pem"
+""")
+    text = path.read_text()
+    path.write_text(text.replace("[sidecar]\n", f'[sidecar]\ncertificate = "{good.certificate}"\nkey = "{soon.key}"\n'))
+    _, found = doctor(path)
+    assert {what: one["grade"] for what, one in found.items() if "certificate" in what} == {
+        "certificate": "warning",
+        "sidecar certificate": "failed",
+        "destination/pacs certificate": "failed",
+        "destination/web certificate": "failed",
+        "audit certificate": "good",
+    }
+    assert found["sidecar certificate"]["sentence"].endswith("the key does not belong to this certificate")
+    assert found["destination/web certificate"]["sentence"] == f"{tmp_path}/nowhere.pem: No such file or directory"
+    assert "it was valid until" in found["destination/pacs certificate"]["sentence"]
+    assert found["audit collector"]["grade"] == "failed"
+    with collector:
+        _, found = doctor(path)
+        assert found["audit collector"]["grade"] == "good", found["audit collector"]
+        assert collector.lines() == []
