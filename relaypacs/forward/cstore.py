@@ -19,7 +19,7 @@ from relaypacs.forward.memory import Memory, Pair
 from relaypacs.forward.names import spoken
 from relaypacs.forward.sender import Proceed, Read, Report, Trouble, Unreadable
 from relaypacs.forward.tls import client_tls
-from relaypacs.model import Claim, Deferred, Failed, Scope
+from relaypacs.model import Claim, Deferred, Delivered, Failed, Scope
 from relaypacs.policy.aetitle import is_ae_title
 from relaypacs.policy.outcome import CORRUPT, no_context, refused_kind, store_outcome
 from relaypacs.upper.errors import UpperError
@@ -183,9 +183,12 @@ class CStoreSender:
         """Wait for one answer and report it. Raises UpperError."""
         message_id, status = self._lane.answer(flying)
         claim, started = flying.pop(message_id)
-        if refused_kind(status):
+        outcome = store_outcome(status)
+        if isinstance(outcome, Delivered):
+            self._memory.stored(_pair(claim))
+        elif refused_kind(status):
             self._memory.refused_by_status(_pair(claim))
-        report(claim, store_outcome(status), started, time.time())
+        report(claim, outcome, started, time.time())
 
     def _sentence(self, problem: UpperError) -> str:
         return sentence(problem, response_timeout_seconds=self._response_timeout_seconds)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import cast
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -119,6 +120,15 @@ class HttpPeer:
         except (OSError, HTTPError, http.client.HTTPException, ValueError) as error:
             raise self._failed(f"broke the exchange off ({type(error).__name__}): see its log") from None
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the URL."""
+        return self._host, self._port
+
+    def connect(self) -> None:
+        """Have a connection, with TLS if the URL is https. Raises ConnectFailed."""
+        self._connect()
+
     def close(self) -> None:
         """Close the connection; idempotent."""
         if self._connection is not None:
@@ -185,7 +195,9 @@ class HttpPeer:
         if not whole or response.headers.get("Connection", "").lower() == "close":
             self.close()
         return Answer(
-            response.status, bytes(body) if whole else None, _retry_after(response.headers.get("Retry-After", ""))
+            response.status,
+            bytes(body) if whole else None,
+            _retry_after(response.headers.get("Retry-After", ""), time.time()),
         )
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -240,6 +252,12 @@ def _cause(error: Exception) -> Exception:
     return TimeoutError() if isinstance(error, ConnectTimeoutError) else error
 
 
-def _retry_after(value: str) -> float:
-    """Retry-After in seconds (RFC 9110 10.2.3); a date or nonsense is 0, since the pause grows by itself."""
-    return min(float(value), _LONGEST_RETRY_AFTER_SECONDS) if value.isascii() and value.isdigit() else 0.0
+def _retry_after(value: str, now: float) -> float:
+    """Retry-After in seconds, from seconds or a date (RFC 9110 10.2.3); nonsense is 0: the pause grows by itself."""
+    seconds = 0.0
+    if value.isascii() and value.isdigit():
+        seconds = float(value[:10])
+    else:
+        with contextlib.suppress(ValueError, OverflowError):
+            seconds = parsedate_to_datetime(value).timestamp() - now
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS)

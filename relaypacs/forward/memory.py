@@ -59,6 +59,12 @@ class Memory:
         if changed:
             self._on_change()
 
+    def stored(self, pair: Pair) -> None:
+        """An instance of this kind was stored: whatever refused another one, it was not its kind."""
+        if pair in self._refused:
+            self.forget([pair])
+            self._on_change()
+
     def _refuse(self, pair: Pair, seen: Seen) -> None:
         if pair in self._refused or len(self._refused) < _MOST_REFUSED:
             self._refused[pair] = seen

@@ -19,12 +19,20 @@ from relaypacs.errors import ConfigError
 from relaypacs.failpoint import reach
 from relaypacs.forward.checksum import Corrupt, checked, intact
 from relaypacs.forward.http import Answer, ConnectFailed, ExchangeFailed, HttpPeer
+from relaypacs.forward.memory import Memory
 from relaypacs.forward.names import spoken
 from relaypacs.forward.sender import Payload, Proceed, Read, Report, Trouble, Unreadable
 from relaypacs.forward.stow_answer import Listing, clean_uid, limit_bytes, read_listing
 from relaypacs.forward.tls import web_tls
 from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope
-from relaypacs.policy.outcome import CORRUPT, STORED_UNDER_ANOTHER_UID, http_refusal, http_trouble, stow_outcome
+from relaypacs.policy.outcome import (
+    CORRUPT,
+    STORED_UNDER_ANOTHER_UID,
+    http_refusal,
+    http_trouble,
+    refused_kind,
+    stow_outcome,
+)
 
 _PIECE_BYTES = 1 << 20
 TRACE_HEADER = "X-Trace-Id"
@@ -42,8 +50,10 @@ class StowSender:
         destination: Destination,
         credentials: Callable[[], Credentials],
         renew: Callable[[str], bool] | None = None,
+        memory: Memory | None = None,
     ) -> None:
-        """`credentials` and `renew` as in `HttpPeer`: those of an `Authorization`."""
+        """`credentials` and `renew` as in `HttpPeer`: those of an `Authorization`; `memory` is the destination's."""
+        self._memory = memory or Memory()
         self._peer = HttpPeer(
             destination.url,
             credentials,
@@ -155,8 +165,13 @@ class StowSender:
             outcome = listed_outcome(clean_uid(claim.sop_instance_uid), listing)
             if outcome is None:
                 unlisted.append(claim)
-            else:
-                report(claim, outcome)
+                continue
+            pair = claim.sop_class_uid, claim.transfer_syntax_uid
+            if isinstance(outcome, Delivered):
+                self._memory.stored(pair)
+            elif outcome.status is not None and refused_kind(outcome.status):
+                self._memory.refused_by_status(pair)
+            report(claim, outcome)
         if not unlisted:
             return None, []
         strangers = listing.stored.keys() - {clean_uid(claim.sop_instance_uid) for claim in group}
@@ -189,6 +204,8 @@ class StowSender:
             reason = f"destination refuses every request (HTTP {status}) and names no instance: check `url`"
             report(claim, Deferred(reason, Scope.SITE, status))
             return Trouble(reason)
+        if status == 415 and self._speaks_dicomweb:
+            self._memory.refused_by_status((claim.sop_class_uid, claim.transfer_syntax_uid))
         # Until it has answered in DICOM JSON it may be no DICOMweb service at all: nothing is given up for that.
         report(claim, refusal if self._speaks_dicomweb else Deferred(refusal.reason, Scope.INSTANCE, status))
         return None

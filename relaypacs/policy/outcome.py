@@ -33,9 +33,9 @@ def out_of_resources(status: int | None) -> bool:
     return row is not None and row.meaning is Meaning.FULL
 
 
-def refused_kind(status: int) -> bool:
-    """Whether a C-STORE status refuses the SOP class or transfer syntax, whatever the instance."""
-    row = look_up(STORE, status)
+def refused_kind(code: int) -> bool:
+    """Whether a C-STORE status or Failure Reason refuses the SOP class or transfer syntax, whatever the instance."""
+    row = look_up(REFUSALS, code)
     return row is not None and row.meaning is Meaning.KIND
 
 
@@ -145,6 +145,24 @@ def http_trouble(status: int, *, credentials_env: str) -> Deferred | None:
     else:
         return None
     return Deferred(f"destination {sentence}", Scope.SITE, status)
+
+
+def search_trouble(status: int, *, credentials_env: str) -> str:
+    """Why a QIDO-RS search that was answered with this HTTP `status` says nothing of what is there."""
+    credentials = f"`credentials_env` = {credentials_env}" if credentials_env else "`credentials_env` is not set"
+    if 200 <= status < 300:
+        why = f"answers a search ({status}) with what is no list in application/dicom+json: enable that there"
+    elif 300 <= status < 400:
+        why = f"redirects a search ({status}), which is never followed: set `url` to where it really is"
+    elif status in (401, 403, 407):
+        why = f"does not let us search ({status}; {credentials}): permit it there"
+    elif status in (404, 405, 410, 501):
+        why = f"has no QIDO-RS service there ({status}): enable it, or leave `verify` out"
+    elif status in (408, 425, 429):
+        why = f"asks to be searched again later ({status})"
+    else:
+        why = f"can't be searched (HTTP {status}): see its log"
+    return f"destination {why}"
 
 
 def http_refusal(status: int, transfer_syntax: str) -> Failed:

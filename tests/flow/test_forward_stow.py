@@ -17,6 +17,7 @@ import pytest
 
 from relaypacs.config.model import Destination
 from relaypacs.config.secrets import Credentials, credentials
+from relaypacs.forward.memory import Memory
 from relaypacs.forward.sender import Payload
 from relaypacs.forward.stow import StowSender
 from relaypacs.model import Claim, Deferred, Delivered, Failed, Scope
@@ -25,10 +26,12 @@ from tests.unit.forward.deliveries import STUDY, Deliveries, dataset
 from tests.unit.forward.webpeer import Reply, Request, WebPeer, module
 
 
-def sender_to(url: str, environment: Mapping[str, str] | None = None, **settings: object) -> StowSender:
+def sender_to(
+    url: str, environment: Mapping[str, str] | None = None, memory: Memory | None = None, **settings: object
+) -> StowSender:
     values = {"connect_timeout_seconds": 5, "response_timeout_seconds": 5, **settings}
     there = Destination(name="there", kind="dicomweb", url=url, **values)  # type: ignore[arg-type]
-    return StowSender(there, lambda: credentials(there, environment or {}))
+    return StowSender(there, lambda: credentials(there, environment or {}), memory=memory)
 
 
 def _basic(pair: str) -> str:
@@ -225,6 +228,29 @@ def test_failure_reasons_decide_each_instance() -> None:
     kinds = [type(deliveries.outcome(claim)) for claim in claims]
     assert kinds == [Deferred, Failed, Failed, Deferred, Failed, Delivered, Delivered, Deferred, Deferred, Delivered]
     assert all(one.scope is Scope.INSTANCE for one in deliveries.outcomes.values() if isinstance(one, Deferred))
+
+
+def test_a_kind_that_is_refused_is_remembered_until_one_is_stored() -> None:
+    """By Failure Reason, or by 415 to an instance alone; not for what is wrong with the instance."""
+    answers = iter([(202, 0xC122), (200, None), (202, 0x0122), (202, 0xA900), (415, None)])
+
+    def answer(request: Request) -> Reply:
+        status, reason = next(answers)
+        failed = {request.uids[0]: reason} if reason else {}
+        return Reply(status, b"" if status == 415 else module([] if failed else request.uids, failed))
+
+    memory = Memory()
+    found = []
+    with WebPeer(answer) as peer:
+        sender = sender_to(peer.url, memory=memory)
+        for _ in range(5):
+            deliveries = Deliveries()
+            claim = deliveries.add_new()
+            deliveries.deliver(sender)
+            found.append(memory.refused() == {(claim.sop_class_uid, claim.transfer_syntax_uid)})
+            memory.forget(memory.refused() if len(found) in (3, 4) else ())
+        sender.close()
+    assert found == [True, False, True, False, True]
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 415, 422])
