@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 # Command Field values, PS3.7 E.1-1
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
+C_FIND_RQ, C_FIND_RSP = 0x0020, 0x8020
 C_ECHO_RQ, C_ECHO_RSP = 0x0030, 0x8030
 C_CANCEL_RQ = 0x0FFF
 RESPONSE = 0x8000
@@ -138,6 +139,17 @@ def encode_echo_request(message_id: int) -> bytes:
         + _US.pack(0, _FIELD, 2, C_ECHO_RQ)
         + _US.pack(0, _MESSAGE_ID, 2, message_id)
         + _US.pack(0, _DATASET_TYPE, 2, NO_DATASET)
+    )
+
+
+def encode_find_request(message_id: int, sop_class_uid: str) -> bytes:
+    """A C-FIND-RQ with an identifier (PS3.7 9.3.2.1), of medium priority. `message_id` 0-65535."""
+    return _with_group_length(
+        _uid_element(_AFFECTED_SOP_CLASS, sop_class_uid)
+        + _US.pack(0, _FIELD, 2, C_FIND_RQ)
+        + _US.pack(0, _MESSAGE_ID, 2, message_id)
+        + _US.pack(0, 0x0700, 2, 0)
+        + _US.pack(0, _DATASET_TYPE, 2, 0x0001)
     )
 
 

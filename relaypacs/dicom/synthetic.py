@@ -18,6 +18,7 @@ class Synthetic:
     """The object: a Part 10 file, and where its dataset begins in it."""
 
     study_instance_uid: str
+    series_instance_uid: str
     sop_instance_uid: str
     file: bytes
     dataset_offset: int
@@ -25,8 +26,7 @@ class Synthetic:
 
 def synthetic(number: int) -> Synthetic:
     """One whose UIDs are of `number` (a UUID's, PS3.5 B.2), so that it is new to everybody."""
-    study = f"2.25.{number}"
-    instance = f"2.25.{number + 2}"
+    study, series, instance = (f"2.25.{number + more}" for more in range(3))
     us = struct.Struct("<H")
     elements = [
         (0x0008, 0x0016, "UI", SECONDARY_CAPTURE.encode()),
@@ -43,7 +43,7 @@ def synthetic(number: int) -> Synthetic:
         (0x0010, 0x0030, "DA", b""),
         (0x0010, 0x0040, "CS", b"O"),
         (0x0020, 0x000D, "UI", study.encode()),
-        (0x0020, 0x000E, "UI", f"2.25.{number + 1}".encode()),
+        (0x0020, 0x000E, "UI", series.encode()),
         (0x0020, 0x0010, "SH", b""),
         (0x0020, 0x0011, "IS", b"1"),
         (0x0020, 0x0013, "IS", b"1"),
@@ -59,7 +59,7 @@ def synthetic(number: int) -> Synthetic:
     ]
     head = file_head(SECONDARY_CAPTURE, instance, EXPLICIT_VR_LITTLE_ENDIAN, source_ae="RELAYPACS")
     body = b"".join(_element(*one) for one in elements)
-    return Synthetic(study, instance, head + body, len(head))
+    return Synthetic(study, series, instance, head + body, len(head))
 
 
 def _element(group: int, number: int, vr: str, value: bytes) -> bytes:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 
 from relaypacs.config.model import Destination
 from relaypacs.forward.fallback import Place
+from relaypacs.forward.listed import Ask
 from relaypacs.forward.memory import Memory
 from relaypacs.forward.refusals import Watched
 from relaypacs.forward.site import Site
+from relaypacs.forward.verify import Asked
 from relaypacs.forward.worker import Worker
 
 
@@ -28,14 +30,16 @@ class Crew:
         site: Site,
         memory: Memory,
         workers: Sequence[Worker],
+        ask: Ask,
         stopping: threading.Event,
         wake: Callable[[str], None],
     ) -> None:
         """`stopping` is that of `workers`; `wake(destination)` ends their sleep. `calling_ae`: what is presented where
-        the destination configures nothing."""
+        the destination configures nothing. `ask`: what it lists of a study."""
         self.destination, self.calling_ae, self.memory = destination, calling_ae, memory
         self.watched = Watched(destination, calling_ae, memory, site.within_hours)
         self.place = Place(destination, site)
+        self.asked = Asked(destination, site, ask)
         self._site, self._stopping, self._wake = site, stopping, wake
         self._threads = [
             threading.Thread(target=worker.run, name=f"forward-{worker.name}", daemon=True) for worker in workers

@@ -7,34 +7,29 @@ its own threads only. On stop the workers finish the instance in flight and give
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence, Set
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from prometheus_client import Gauge
 
-from relaypacs.config.destination import ORIGINAL
 from relaypacs.config.model import Destination
-from relaypacs.forward.authorization import Authorization
 from relaypacs.forward.crew import Crew
-from relaypacs.forward.cstore import CStoreSender
-from relaypacs.forward.echo import echo
 from relaypacs.forward.fallback import Book as FallbackBook
 from relaypacs.forward.fallback import Fallback
-from relaypacs.forward.memory import Memory, Pair
+from relaypacs.forward.memory import Pair
 from relaypacs.forward.pace import Pace
 from relaypacs.forward.refusals import Refusals
-from relaypacs.forward.sender import Sender, Trouble
 from relaypacs.forward.settle import Settler
 from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
-from relaypacs.forward.stow import StowSender
+from relaypacs.forward.spoken import Spoken
 from relaypacs.forward.studies import Studies
+from relaypacs.forward.verify import Verify
 from relaypacs.forward.worker import Jobs, Worker
+from relaypacs.jobs.verification import Verifications
 from relaypacs.policy.hours import closed_for, parse_hours
 from relaypacs.wake.protocol import Wake, Windows
 
@@ -74,6 +69,8 @@ class Books(Protocol):
 
     @property
     def fallbacks(self) -> FallbackBook: ...
+    @property
+    def verifications(self) -> Verifications: ...
 
 
 class JobTable(Jobs, Protocol):
@@ -105,8 +102,14 @@ class Forwarder:
         self._kinds = {one.name: str(one.kind) for one in destinations}
         """By name, also of those that went: what they had in flight is still to be counted."""
         self._studies = Studies(lambda study: jobs.ledger(study=study), quiet_seconds=study_quiet_seconds)
+        self._verify = Verify(jobs.destinations.verifications, node=node, wake=wake.notify)
         self._settler = Settler(
-            jobs, lease_seconds=lease_seconds, kinds=self._kinds, wake=wake.notify, ended=self._studies.ended
+            jobs,
+            lease_seconds=lease_seconds,
+            kinds=self._kinds,
+            wake=wake.notify,
+            before=self._verify.before,
+            ended=self._studies.ended,
         )
         self._connectivity = _Connectivity(self._kinds)
         self._jobs, self._source, self._wake, self._windows = jobs, source, wake, windows
@@ -123,13 +126,14 @@ class Forwarder:
         site = _site(one, self._connectivity.hears(one.name))
         memory = self._refusals.memory(one, calling_ae)
         pace = Pace(objects_per_second=one.max_objects_per_second, megabits_per_second=one.max_megabits_per_second)
+        spoken = Spoken(one, calling_ae, memory)
         workers = [
             Worker(
                 one,
                 number=number,
                 sender=sender,
                 callers=callers,
-                probe=partial(_probe, one, calling_ae),
+                probe=spoken.probe,
                 pace=pace,
                 site=site,
                 settler=self._settler,
@@ -142,10 +146,17 @@ class Forwarder:
                 stopping=stopping,
             )
             for number in range(one.associations)
-            for sender, callers in [_sender(one, calling_ae, memory)]
+            for sender, callers in [spoken.sender()]
         ]
         return Crew(
-            one, calling_ae, site=site, memory=memory, workers=workers, stopping=stopping, wake=self._wake.notify
+            one,
+            calling_ae,
+            site=site,
+            memory=memory,
+            workers=workers,
+            ask=spoken.ask,
+            stopping=stopping,
+            wake=self._wake.notify,
         )
 
     def prepare(self, destinations: Sequence[Destination], calling_ae: str) -> Callable[[], None]:
@@ -191,6 +202,7 @@ class Forwarder:
     def _crews_changed(self) -> None:
         self._refusals.watch([crew.watched for crew in self._crews.values()])
         self._fallback.watch([crew.place for crew in self._crews.values()])
+        self._verify.watch([crew.asked for crew in self._crews.values()])
 
     def destinations(self) -> tuple[str, ...]:
         """Names of those there are workers for, those that are leaving too."""
@@ -206,6 +218,7 @@ class Forwarder:
         self._studies.start()
         self._refusals.start()
         self._fallback.start()
+        self._verify.start()
         for crew in self._crews.values():
             crew.start()
 
@@ -216,6 +229,7 @@ class Forwarder:
         """
         deadline = time.monotonic() + timeout_seconds * (1 - _SETTLE_SHARE)
         self._fallback.stop()
+        self._verify.stop()
         crews = list(self._crews.values())
         for crew in crews:
             crew.order_stop()
@@ -274,18 +288,3 @@ def _site(destination: Destination, on_change: Callable[[bool], None]) -> Site:
         on_window=_window.labels(destination.name).set,
         on_breaker=_breaker.labels(destination.name).set,
     )
-
-
-def _probe(destination: Destination, calling_ae: str) -> Trouble | None:
-    """Whether the destination answers: C-ECHO, or a small search. One that has no Verification answers all the same."""
-    found = echo(destination, calling_ae=calling_ae)
-    return None if found.answers else Trouble(found.sentence)
-
-
-def _sender(destination: Destination, calling_ae: str, memory: Memory) -> tuple[Sender, dict[str, str] | None]:
-    """A worker's sender, and what the worker fills for it if it presents the calling AE title of who sent."""
-    if destination.kind == "dicomweb":
-        authorization = Authorization(destination, os.environ)
-        return StowSender(destination, authorization.shown, authorization.renew), None
-    callers: dict[str, str] | None = {} if destination.calling_ae == ORIGINAL else None
-    return CStoreSender(destination, calling_ae, memory, callers), callers

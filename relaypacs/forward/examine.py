@@ -1,12 +1,15 @@
 """A destination looked at step by step: TCP, TLS, association, C-ECHO, what it accepts, and whether it stores.
 
-What `relaypacs destination test` does. Each step is a value; the first that fails ends it. Nothing is stored there
-unless that was asked for. Never raises for anything a network or a peer does; ConfigError if credentials are not there.
+What `relaypacs destination test` does; a dicomweb destination is asked for TCP, TLS, an access token and a search. Each
+step is a value; the first that fails ends it. Where `verify` is configured, what that asks is asked too. Nothing is
+stored there unless that was asked for. Never raises for anything a network or a peer does; ConfigError if credentials
+are not there.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,14 +25,19 @@ from relaypacs.dicom.synthetic import PATIENT_ID, SECONDARY_CAPTURE, Synthetic, 
 from relaypacs.forward.authorization import Authorization
 from relaypacs.forward.cstore import CStoreSender
 from relaypacs.forward.echo import echo
+from relaypacs.forward.find import find
+from relaypacs.forward.http import ConnectFailed as NoConnection
+from relaypacs.forward.http import HttpPeer
 from relaypacs.forward.lane import sentence
 from relaypacs.forward.memory import Pair
+from relaypacs.forward.qido import search
 from relaypacs.forward.sender import Payload
 from relaypacs.forward.stow import StowSender
-from relaypacs.forward.tls import client_tls
+from relaypacs.forward.tls import client_tls, web_tls
 from relaypacs.model import Claim, Delivered, Location, Outcome
+from relaypacs.policy.outcome import unreachable
 from relaypacs.upper.association import Requested, associate
-from relaypacs.upper.errors import ConnectFailed, UpperError
+from relaypacs.upper.errors import AssociationRejected, ConnectFailed, UpperError
 from relaypacs.upper.tls import TlsFailed
 
 _IMAGE = "1.2.840.10008.5.1.4.1.1."
@@ -80,14 +88,55 @@ def examine(
 ) -> Examined:
     """Look at it; `store`: also send one synthetic object, by the destination's own protocol."""
     found = Examined()
-    if destination.kind == "dicomweb":
-        answer = echo(destination, calling_ae=calling_ae, environment=environment)
-        found.add("http", answer.ok, answer.sentence)
+    authorization = Authorization(destination, environment) if destination.kind == "dicomweb" else None
+    if authorization is not None:
+        _examine_web(destination, calling_ae, authorization, found)
     else:
         _examine_dimse(destination, calling_ae, found)
-    if store and found.ok:
-        _store(destination, calling_ae, environment, found)
+    made = synthetic(uuid.uuid4().int)
+    if store and found.ok and (authorization is not None or found.accepted):
+        _store(destination, calling_ae, authorization, made, found)
+    if destination.verify != "none" and found.ok:
+        _look_for(destination, calling_ae, authorization, made, found, stored=store)
     return found
+
+
+def _examine_web(destination: Destination, calling_ae: str, authorization: Authorization, found: Examined) -> None:
+    peer = HttpPeer(
+        destination.url,
+        authorization.shown,
+        connect_timeout_seconds=destination.connect_timeout_seconds,
+        response_timeout_seconds=destination.response_timeout_seconds,
+        tls=web_tls(destination),
+    )
+    host, port = peer.address
+    try:
+        socket.create_connection(peer.address, timeout=destination.connect_timeout_seconds).close()
+    except OSError as problem:
+        found.add("tcp", False, unreachable(problem))
+        return
+    found.add("tcp", True, f"{host}:{port} takes connections")
+    if destination.url.startswith("https:"):
+        try:
+            peer.connect()
+        except NoConnection as problem:
+            found.add("tls", False, str(problem))
+            return
+        found.add("tls", True, "the handshake is done and its certificate is good")
+        peer.close()
+    if destination.token_url:
+        try:
+            authorization.shown()
+        except NoConnection as problem:
+            found.add("token", False, str(problem))
+            return
+        found.add("token", True, "`token_url` gives an access token")
+    answer = echo(destination, calling_ae=calling_ae, authorization=authorization)
+    if answer.status in (404, 405, 410):
+        said = f"it has no search there ({answer.status}): correct `url`, unless it can only store (--store tells)"
+        found.add("http", None, said)
+    else:
+        found.add("http", answer.ok or (None if answer.answers else False), answer.sentence)
 
 
 def _examine_dimse(destination: Destination, calling_ae: str, found: Examined) -> None:
@@ -130,8 +179,16 @@ def _not_associated(destination: Destination, problem: UpperError, found: Examin
     found.add("tcp", True, f"{destination.host}:{destination.port} takes connections")
     if destination.tls:
         found.add("tls", not tls_failed, said if tls_failed else "the handshake is done and its certificate is good")
-    if not tls_failed:
+    if _is_stranger(problem) and destination.calling_ae == ORIGINAL:
+        knows = 'it knows those who send and not us, so with calling_ae = "original" no more can be tried from here'
+        found.add("association", None, knows)
+    elif not tls_failed:
         found.add("association", False, said)
+
+
+def _is_stranger(problem: UpperError) -> bool:
+    """Whether our calling AE title is not recognized (PS3.8 table 9-21)."""
+    return isinstance(problem, AssociationRejected) and (problem.source, problem.reason) == (1, 3)
 
 
 def _echo(destination: Destination, association: Requested, found: Examined) -> None:
@@ -149,12 +206,42 @@ def _echo(destination: Destination, association: Requested, found: Examined) -> 
         found.add("c-echo", status == 0, f"it answers {status:04X}" + ("" if status == 0 else ": see its log"))
 
 
-def _store(destination: Destination, calling_ae: str, environment: Mapping[str, str], found: Examined) -> None:
+def _look_for(
+    destination: Destination,
+    calling_ae: str,
+    authorization: Authorization | None,
+    made: Synthetic,
+    found: Examined,
+    *,
+    stored: bool,
+) -> None:
+    """Ask as `verify` does, for the synthetic object: whether it is there, if it was stored."""
+    wanted = {made.series_instance_uid: [made.sop_instance_uid]}
+    if authorization is None:
+        listed = find(destination, calling_ae, made.study_instance_uid, wanted)
+    else:
+        listed = search(destination, authorization, made.study_instance_uid, wanted)
+    if listed.trouble:
+        found.add(destination.verify, False, listed.trouble)
+    elif not stored:
+        found.add(destination.verify, True, "it can be asked what it has")
+    elif made.sop_instance_uid in listed.uids:
+        found.add(destination.verify, True, "it lists the synthetic object")
+    else:
+        after = f"`verify_after_seconds` = {destination.verify_after_seconds:g}"
+        found.add(destination.verify, None, f"it does not list the synthetic object yet: {after} must be enough for it")
+
+
+def _store(
+    destination: Destination,
+    calling_ae: str,
+    authorization: Authorization | None,
+    made: Synthetic,
+    found: Examined,
+) -> None:
     """Send a synthetic object, and say how to be rid of it."""
-    made = synthetic(uuid.uuid4().int)
     sender: CStoreSender | StowSender
-    if destination.kind == "dicomweb":
-        authorization = Authorization(destination, environment)
+    if authorization is not None:
         sender = StowSender(destination, authorization.shown, authorization.renew)
     else:
         sender = CStoreSender(destination, calling_ae)

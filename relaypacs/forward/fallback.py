@@ -44,6 +44,15 @@ class Ended(Protocol):
     def fallback(self) -> str: ...
 
 
+class Outage(Ended, Protocol):
+    """One that lasts."""
+
+    @property
+    def destination(self) -> str: ...
+    @property
+    def node(self) -> str: ...
+
+
 class Book(Protocol):
     """What is needed of the job table (`jobs.fallback.Fallbacks`)."""
 
@@ -52,6 +61,9 @@ class Book(Protocol):
 
     def ended(self, destination: str, node: str) -> Ended | None:
         """It answers again."""
+
+    def outages(self) -> Sequence[Outage]:
+        """Those of all destinations and nodes."""
 
     def waiting(self, destination: str, node: str, *, queued_after: float) -> list[int]:
         """Ids of what waits for it."""
@@ -83,12 +95,14 @@ class Fallback:
         """`wake(destination)`: there is something new for it."""
         self._book, self._node, self._wake = book, node, wake
         self._places: tuple[Place, ...] = ()
+        self._changed = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fallback", daemon=True)
 
     def watch(self, places: Sequence[Place]) -> None:
         """These are the destinations now."""
         self._places = tuple(places)
+        self._changed = True
 
     def start(self) -> None:
         """Start looking."""
@@ -101,11 +115,21 @@ class Fallback:
 
     def _run(self) -> None:
         while not self._stopping.wait(_LOOK_SECONDS):
-            for place in self._places:
-                try:
+            try:
+                if self._changed:
+                    self._changed = False
+                    self._forget_others()
+                for place in self._places:
                     self._look(place, time.time())
-                except JobsError:
-                    break  # the settler says so
+            except JobsError:  # the settler says so
+                self._changed = True
+
+    def _forget_others(self) -> None:
+        """End the outages of destinations that there are no more."""
+        names = {place.destination.name for place in self._places}
+        for one in self._book.outages():
+            if one.node == self._node and one.destination not in names:
+                self._book.ended(one.destination, self._node)
 
     def _look(self, place: Place, now: float) -> None:
         one = place.destination

@@ -88,11 +88,13 @@ class Settler:
         lease_seconds: float,
         kinds: Mapping[str, str],
         wake: Callable[[str], None],
+        before: Callable[[Sequence[Settlement], float], None] = lambda _settlements, _now: None,
         ended: Callable[[Sequence[Settlement]], None] = lambda _settled: None,
     ) -> None:
-        """`kinds`: kind of each destination, for metrics. `wake(destination)`: claims of it
-        came back or have a time to be tried again. `ended(settlements)`: these are written."""
-        self._ended = ended
+        """`kinds`: kind of each destination, for metrics. `wake(destination)`: claims of it came back or have a time
+        to be tried again. `before(settlements, now)`: these are about to be written; JobsError: not now.
+        `ended(settlements)`: they are."""
+        self._before, self._ended = before, ended
         self._jobs = jobs
         self._wake = wake
         self._lease_seconds = lease_seconds
@@ -210,7 +212,9 @@ class Settler:
     def _write(self, work: _Work) -> None:
         if work.settlements:
             reach("forward.unsettled")
-            lost = len(work.settlements) - self._jobs.settle(work.settlements, time.time())
+            now = time.time()
+            self._before(work.settlements, now)
+            lost = len(work.settlements) - self._jobs.settle(work.settlements, now)
             reach("forward.settled")
             with self._changed:
                 del self._settlements[: len(work.settlements)]
@@ -235,13 +239,13 @@ class Settler:
             for destination in {claim.destination for claim in work.returned}:
                 self._wake(destination)
         if work.renewals:
-            now, by_clock = time.monotonic(), time.time()
+            leased_at, by_clock = time.monotonic(), time.time()
             self._jobs.renew(work.renewals, lease_seconds=self._lease_seconds, now=by_clock)
             with self._changed:
                 for claim in work.renewals:
                     hold = self._held.get(_key(claim))
                     if hold is not None:
-                        self._held[_key(claim)] = _Hold(claim, now, by_clock, self._over(hold))
+                        self._held[_key(claim)] = _Hold(claim, leased_at, by_clock, self._over(hold))
 
     def _let_go(self, claims: Sequence[Claim]) -> None:
         for claim in claims:

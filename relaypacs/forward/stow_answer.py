@@ -1,6 +1,7 @@
 """What a STOW-RS answer says of each instance: the DICOM JSON body, read defensively (PS3.18 10.5.3, F.2, I.2.2).
 
-Pure. A body that is not a Store Instances Response Module is None: what it says can't be known, so it says nothing.
+And which instances a QIDO-RS answer names (10.6.3). Pure. A body that is no such answer is None: what it says can't be
+known, so it says nothing.
 """
 
 from __future__ import annotations
@@ -60,6 +61,20 @@ def read_listing(body: bytes) -> Listing | None:
     others = module.get(_OTHER_FAILURES)
     values = others.get("Value") if isinstance(others, dict) else None
     return Listing(stored, failed, len(values) if isinstance(values, list) else 0)
+
+
+def read_results(body: bytes) -> list[str] | None:
+    """The SOP Instance UIDs of a search's results in DICOM JSON (PS3.18 10.6.3); None if the body is no list of
+    instances."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        return None
+    named = [_first({tag.upper(): element for tag, element in one.items()}, "00080018") for one in found]
+    uids = [clean_uid(uid) for uid in named if isinstance(uid, str)]
+    return uids if len(uids) == len(named) else None
 
 
 def _items(sequence: object) -> Iterator[tuple[str, dict[str, object]]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, select, tuple_, update
 
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import move
@@ -83,16 +83,23 @@ class Verifications:
                 ]
                 upsert(connection, verification, rows, replace=("node", "due_at"))
 
-    def due(self, node: str, now: float, *, limit: int) -> list[Verified]:
-        """What the node is to ask by now, the longest due first."""
+    def due(self, destinations: Collection[str], node: str, now: float, *, limit: int) -> list[Verified]:
+        """What the node is to ask of these destinations by now, the longest due first."""
         with self._reading() as connection:
             rows = connection.execute(
                 select(verification)
-                .where(verification.c.node == node, TO_BE_ASKED, verification.c.due_at <= now)
+                .where(*_asked_of(destinations, node), verification.c.due_at <= now)
                 .order_by(verification.c.due_at)
                 .limit(limit)
             )
             return [Verified(*row) for row in rows]
+
+    def next_due(self, destinations: Collection[str], node: str) -> float | None:
+        """When the node is to ask one of these destinations next; None if nothing is to be asked."""
+        with self._reading() as connection:
+            earliest = select(func.min(verification.c.due_at)).where(*_asked_of(destinations, node))
+            found: float | None = connection.scalar(earliest)
+            return found
 
     def expected(self, one: Verified) -> tuple[list[Expected], int]:
         """What the destination said since then that it has, and how much of the study is on its way there."""
@@ -203,6 +210,10 @@ def _dead(connection: Connection, wanted: Sequence[tuple[int, str, int]], reason
                 failed.where(delivery.c.instance_id.in_(ids), delivery.c.destination == some[0][1])
             ).rowcount
     return count
+
+
+def _asked_of(destinations: Collection[str], node: str) -> list[ColumnElement[bool]]:
+    return [verification.c.node == node, TO_BE_ASKED, verification.c.destination.in_(sorted(destinations))]
 
 
 def _among(some: Sequence[Study]) -> ColumnElement[bool]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 from pynetdicom.presentation import PresentationContext
@@ -214,8 +214,13 @@ class Requested:
             self._inline.fail(error)
             raise self.ended("while a request was being sent") from error
 
-    def read_message(self, timeout_seconds: float | None = None) -> CommandSet:
-        """The next message's command set; a dataset with it is skipped.
+    def read_message(
+        self,
+        timeout_seconds: float | None = None,
+        collect: Callable[[Sequence[memoryview]], None] | None = None,
+    ) -> CommandSet:
+        """The next message's command set; a dataset with it is skipped, or given to `collect` piece by piece, as
+        views that are valid only during the call. `collect` may raise PduError: it is too much.
 
         Waits for at most `timeout_seconds` (default: the response timeout). Raises `AnswerTimeout` (and has aborted),
         `PeerReleased`, `ConnectionLost`, `PeerBroken` or `AssociationAborted`.
@@ -227,7 +232,7 @@ class Requested:
             if isinstance(part, Command):
                 command = decode_command(part.data)
                 if command.has_dataset:
-                    part = inline.reader.read_dataset(part.context_id, _skip)
+                    part = inline.reader.read_dataset(part.context_id, collect or _skip)
                     if part is None:
                         return command
                 else:

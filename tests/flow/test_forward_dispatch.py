@@ -426,3 +426,16 @@ def test_a_bug_in_the_job_table_does_not_end_the_worker(
     assert len(lines) == 2
     assert "ZeroDivisionError" in str(lines[0]["message"])
     assert str(lines[0]["place"]).startswith("test_forward_dispatch.py:")
+
+
+def test_what_is_gone_has_no_outage(house: House) -> None:
+    """A destination that was taken out while it was down is not told of for ever."""
+    house.jobs.destinations.fallbacks.began("gone", NODE, time.time() - 100)
+    house.jobs.destinations.fallbacks.began("gone", "another-node", time.time() - 100)
+    with StockScp() as peer:
+        forwarder = house.forwarder([dimse(peer.port, "there")])
+        forwarder.start()
+        wait_until(lambda: len(house.jobs.destinations.fallbacks.outages()) == 1, "the outage to end", 5.0)
+        assert forwarder.stop(5)
+    (left,) = house.jobs.destinations.fallbacks.outages()
+    assert left.node == "another-node"

@@ -22,7 +22,7 @@ from tests.unit.forward.webpeer import Reply, WebPeer
 
 
 def ask(destination: Destination, **environment: str) -> tuple[bool, str]:
-    ok, sentence, milliseconds, _ = echo(destination, calling_ae="RELAYPACS", environment=environment)
+    ok, sentence, milliseconds, *_ = echo(destination, calling_ae="RELAYPACS", environment=environment)
     assert milliseconds >= 0
     return ok, sentence
 

@@ -51,13 +51,15 @@ def lose(store: JobStore, uid: str, *, now: float, rounds: int = 2) -> tuple[int
 def test_a_study_is_due_until_all_of_it_was_found(store: JobStore) -> None:
     book = store.destinations.verifications
     deliver(store, "1.a", "1.b", at=100.0)
-    assert book.due(NODE, 129.0, limit=9) == []
-    assert book.due("node-b", 999.0, limit=9) == []
-    (one,) = book.due(NODE, 130.0, limit=9)
+    assert book.due(["pacs"], NODE, 129.0, limit=9) == []
+    assert book.due(["pacs"], "node-b", 999.0, limit=9) == []
+    assert book.due(["another"], NODE, 130.0, limit=9) == book.due([], NODE, 130.0, limit=9) == []
+    assert [book.next_due(of, NODE) for of in (["pacs"], ["another"], [])] == [130.0, None, None]
+    (one,) = book.due(["pacs"], NODE, 130.0, limit=9)
     assert (one.destination, one.study_instance_uid, one.rounds) == ("pacs", STUDY, 0)
     assert expected(store) == ({"1.a", "1.b"}, 0)
     book.settled(one, expected=2, found=2, now=131.0)
-    assert book.due(NODE, 1e9, limit=9) == []
+    assert book.due(["pacs"], NODE, 1e9, limit=9) == []
     assert (the_one(store).expected, the_one(store).found, the_one(store).checked_at) == (2, 2, 131.0)
     # What comes later is looked for alone: the destination may have put the others away.
     deliver(store, "1.c", at=1000.0)
@@ -67,10 +69,10 @@ def test_a_study_is_due_until_all_of_it_was_found(store: JobStore) -> None:
 def test_what_was_delivered_meanwhile_is_still_asked_for(store: JobStore) -> None:
     book = store.destinations.verifications
     deliver(store, "1.a", at=100.0)
-    (one,) = book.due(NODE, 130.0, limit=9)
+    (one,) = book.due(["pacs"], NODE, 130.0, limit=9)
     deliver(store, "1.b", at=131.0)
     book.settled(one, expected=1, found=1, now=132.0)
-    assert [each.due_at for each in book.due(NODE, 200.0, limit=9)] == [161.0]
+    assert [each.due_at for each in book.due(["pacs"], NODE, 200.0, limit=9)] == [161.0]
     assert expected(store) == ({"1.a", "1.b"}, 0)
 
 
@@ -118,7 +120,7 @@ def test_asked_later(store: JobStore) -> None:
     book = store.destinations.verifications
     deliver(store, "1.a", at=100.0)
     book.later(the_one(store), 500.0, tries=3, reason="it does not answer")
-    assert book.due(NODE, 499.0, limit=9) == []
+    assert book.due(["pacs"], NODE, 499.0, limit=9) == []
     assert (the_one(store).tries, the_one(store).reason) == (3, "it does not answer")
     book.give_up(["pacs"], NODE)
     assert the_one(store).due_at == 500.0

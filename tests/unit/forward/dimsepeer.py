@@ -29,7 +29,7 @@ class Connection:
         return kind, self.file.read(length)
 
     def read_object(self) -> tuple[int, CommandSet | None, int]:
-        """A C-STORE-RQ whole: context id, command set and dataset length; no command set when anything else came."""
+        """A message whole: context id, command set and dataset length; no command set when anything else came."""
         command, length, context_id = b"", 0, 0
         while True:
             kind, body = self.read_pdu()
@@ -44,7 +44,7 @@ class Connection:
                     command += data
                 else:
                     length += len(data)
-                if control == 2:
+                if control == 2 or (control == 3 and not decode_command(command).has_dataset):
                     return context_id, decode_command(command), length
 
     def accept(self, max_pdu_bytes: int = 16384, operations: int | None = None) -> None:

@@ -56,8 +56,10 @@ class House:
         study: str = STUDY,
         transfer_syntax: str = EXPLICIT,
         bodies: Mapping[str, bytes] | None = None,
+        series: bool = False,
     ) -> list[str]:
-        """Receive generated CTs, or `bodies` by SOP Instance UID; returns their SOP Instance UIDs."""
+        """Receive generated CTs, or `bodies` by SOP Instance UID; returns their SOP Instance UIDs. `series`: their
+        rows have a Series Instance UID."""
         if bodies is None:
             made = {}
             for _ in range(count):
@@ -72,10 +74,10 @@ class House:
             append = self.writer.begin(meta)
             append.write([body])
             append.commit()
-        self._take_in(to, study)
+        self._take_in(to, study, f"{study}.1" if series else "")
         return list(bodies)
 
-    def _take_in(self, to: Sequence[str], study: str) -> None:
+    def _take_in(self, to: Sequence[str], study: str, series: str) -> None:
         ends = {one.generation: one.end for one in self._committed}
         self._committed.clear()
         for generation, end in ends.items():
@@ -85,7 +87,11 @@ class House:
                 arrivals = [
                     Arrival(
                         record,
-                        RoutingKeys(study_instance_uid=study, sop_instance_uid=record.meta.sop_instance_uid),
+                        RoutingKeys(
+                            study_instance_uid=study,
+                            series_instance_uid=series,
+                            sop_instance_uid=record.meta.sop_instance_uid,
+                        ),
                         hashlib.sha256(record.meta.sop_instance_uid.encode()).hexdigest(),
                         Route(Routed.ROUTED, tuple(to), 0, "all"),
                         "forward-both",

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from relaypacs.errors import DigestMismatch, StagingDown
+from relaypacs.errors import DigestMismatch, JobsError, StagingDown
 from relaypacs.forward.batch import Batch
 from relaypacs.forward.pace import Pace
 from relaypacs.forward.sender import Proceed, Read, Report, Trouble, Unreadable
 from relaypacs.forward.settle import Settler
 from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
-from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope, State
+from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope, Settlement, State
 from relaypacs.policy.retry import parse_schedule
 from relaypacs.staging.filesystem import FilesystemStaging
 from tests.unit.forward.deliveries import STUDY
@@ -381,3 +381,25 @@ def test_closing_gives_back_what_is_still_held(house: House) -> None:
     settler.hold(claims)
     assert settler.close(5)
     assert house.states() == {State.QUEUED: 4}
+
+
+def test_nothing_is_settled_before_what_comes_first_was_written(house: House) -> None:
+    """What has to be looked for afterwards is noted before the outcome is, or the outcome waits."""
+    seen: list[tuple[int, float]] = []
+
+    def before(settlements: Sequence[Settlement], now: float) -> None:
+        seen.append((len(settlements), now))
+        if len(seen) == 1:
+            raise JobsError("not now")
+        assert house.states() == {State.ACTIVE: 2}
+
+    settler = Settler(house.jobs, lease_seconds=60, kinds={"there": "dimse"}, wake=house.wake.notify, before=before)
+    settler.start()
+    house.receive(2)
+    run(house, settler, lambda _: Delivered())
+    house.wait_states({State.DELIVERED: 2})
+    assert settler.close(5)
+    assert len(seen) == 2
+    assert seen[1][0] == 2
+    (row,) = {one.settled_at for one in house.deliveries()}
+    assert row == seen[1][1], "both by the same clock"
