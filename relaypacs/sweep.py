@@ -31,6 +31,8 @@ BATCH = 200
 IDLE_SECONDS = 15.0
 """How often the sweep looks when nothing was received or settled."""
 RETRY_SECONDS = 5.0
+CARRY_AFTER_SECONDS = 86400.0
+"""How long the ledger knows an association of which no row is left: whoever looks tomorrow still finds it."""
 
 _PURGED = Counter(
     "relaypacs_purged_instances_total", "Staged files deleted because they were settled and kept long enough."
@@ -279,10 +281,13 @@ class Sweep:
 
     def forget(self) -> int:
         """Delete rows that have no bytes and were over longer ago than they are to be kept, and associations of the
-        log that ended longer ago. Returns how many, of the kind that had more."""
+        log that ended longer ago; a day later sum up those of which nothing is left. Returns how many, of the kind
+        that had most."""
         if self._keep_rows_seconds is None:
             return 0
         before = min(self._clock() - self._keep_rows_seconds, self._told_to())
         gone = self._jobs.forget(settled_before=before, limit=BATCH)
         _FORGOTTEN.inc(gone)
-        return max(gone, self._jobs.associations.forget(ended_before=before, limit=BATCH))
+        log_gone = self._jobs.associations.forget(ended_before=before, limit=BATCH)
+        carried = self._jobs.associations.carry_forward(ended_before=before - CARRY_AFTER_SECONDS, limit=BATCH)
+        return max(gone, log_gone, carried)

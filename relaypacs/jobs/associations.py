@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, select
 
+from relaypacs.jobs import carried
 from relaypacs.jobs.association_tables import REFUSED, association_log, proposal
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.dialect import upsert
@@ -73,7 +74,7 @@ class Received:
 
 
 class Book:
-    """The log of one job table; thread-safe."""
+    """The log of one job table; thread-safe but where it says so."""
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Book:
         writing: Callable[[], AbstractContextManager[Connection]],
     ) -> None:
         self._reading, self._writing = reading, writing
+        self._carry_after: carried.Place = (0.0, "")  # where the next `carry_forward` goes on
 
     def find(self, asked: Asked, *, limit: int) -> list[AssociationRow]:
         """The latest associations that `asked` fits, latest first, at most `limit`. JobsError."""
@@ -121,6 +123,18 @@ class Book:
             return 0
         with self._writing() as connection:
             return forget(connection, ended_before, limit)
+
+    def carry_forward(self, *, ended_before: float, limit: int) -> int:
+        """Count at most `limit` associations that ended before that time, and of which no instance or delivery is
+        left, under one; returns how many. Looks at a bounded number and goes on from there. For one thread. JobsError.
+        """
+        with self._reading() as connection:
+            over, end = carried.over(connection, ended_before=ended_before, after=self._carry_after, limit=limit)
+        self._carry_after = end or (0.0, "")
+        if not over:
+            return 0
+        with self._writing() as connection:
+            return carried.carry_forward(connection, over)
 
 
 def digest_of(contexts: str) -> str:

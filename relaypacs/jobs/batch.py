@@ -132,7 +132,7 @@ class Batch:
         answered for them; and its route if nobody wanted it before."""
         if not version.has_bytes or (version.elsewhere and arrival.staged_key is None):
             version.changes |= self._location(arrival)
-            if version.elsewhere and version.id is not None:
+            if version.id is not None:
                 self.moved.append(version.id)
             version.has_bytes, version.elsewhere, version.home = True, False, self.node
         if version.verdict == Routed.UNROUTED or arrival.route.verdict is Routed.ROUTED:

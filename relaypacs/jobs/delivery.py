@@ -87,7 +87,13 @@ _OVERDUE = (
     .limit(WAKE_AT_ONCE)
     .with_for_update(skip_locked=True)
 )
-_TOKENS = select(delivery.c.id, delivery.c.token, delivery.c.lease, delivery.c.state).where(_AMONG).with_for_update()
+_TOKENS = (
+    select(delivery.c.id, delivery.c.token, delivery.c.lease, delivery.c.state)
+    .where(_AMONG)
+    # As everybody who locks several: two then wait for each other in turn, and not for ever.
+    .order_by(delivery.c.id)
+    .with_for_update()
+)
 _HERE = delivery.c.destination == bindparam("to")
 _MINE = delivery.c.home.in_(bindparam("homes", expanding=True))
 _ANY_READY = {own: select(delivery.c.id).where(_HERE, *[_MINE][:own], READY).limit(1) for own in (False, True)}
@@ -186,6 +192,8 @@ def renew(connection: Connection, claims: Sequence[Claim], *, due_at: float) -> 
 
 def give_back(connection: Connection, claims: Sequence[Claim]) -> None:
     """Return claims to the state they were claimed from, ready at once, with no attempt counted."""
+    for ids in chunks(sorted({claim.delivery_id for claim in claims})):
+        connection.execute(_TOKENS, {"ids": ids})  # locked, in order
     untried = [claim for claim in claims if claim.attempts == 0]
     tried = [claim for claim in claims if claim.attempts > 0]
     for change, some in ((Change.RETURN_UNTRIED, untried), (Change.RETURN, tried)):
@@ -297,4 +305,6 @@ def supersede(connection: Connection, failed: Iterable[tuple[int, str]], now: fl
 
 
 def _keys(claims: Sequence[Claim]) -> list[dict[str, object]]:
-    return [{"key": claim.delivery_id, "fence": claim.token, "mine": claim.lease} for claim in claims]
+    """In the order in which rows are locked."""
+    ordered = sorted(claims, key=lambda claim: claim.delivery_id)
+    return [{"key": claim.delivery_id, "fence": claim.token, "mine": claim.lease} for claim in ordered]

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import Connection, case, delete, select, update
 
+from relaypacs.failpoint import reach
+from relaypacs.jobs.again import until_alone
 from relaypacs.jobs.delivery import move
 from relaypacs.jobs.destination_tables import outage
 from relaypacs.jobs.dialect import upsert
@@ -89,21 +92,18 @@ class Fallbacks:
         `instead`: the deliveries themselves end, discarded for this `reason`; else they wait on, and say it.
         One transaction, so give it a few hundred at a time.
         """
-        with self._writing() as connection:
-            these = (delivery.c.id.in_(ids), delivery.c.destination == destination, state_in(WAITING))
-            rows = connection.execute(select(delivery.c.id, delivery.c.instance_id, delivery.c.priority).where(*these))
-            wanted = {row.instance_id: row for row in rows}
-            # Locked: nobody else queues them until this is committed.
-            chosen = select(instance.c.id).where(instance.c.id.in_(wanted)).order_by(instance.c.id)
-            connection.execute(chosen.with_for_update()).all()
+
+        def give(connection: Connection) -> int:
+            wanted = _waiting(connection, ids, destination)
             there = (delivery.c.instance_id.in_(wanted), delivery.c.destination == to)
             had = set(connection.scalars(select(delivery.c.instance_id).where(*there)))
-            new = [(row.instance_id, to, row.priority) for row in wanted.values() if row.instance_id not in had]
+            new = [(instance_id, to, one.priority) for instance_id, one in wanted.items() if instance_id not in had]
             if not new:
                 return 0
             queue_anew(connection, new, now, fallback_of=destination)
+            reach("jobs.mid-give")
             has = set(connection.scalars(select(delivery.c.instance_id).where(*there))) - had
-            given = [wanted[instance_id].id for instance_id in sorted(has)]
+            given = [wanted[instance_id].delivery_id for instance_id in sorted(has)]
             if instead:
                 ended = move(Change.DIVERT, ready=False, due_at=None, settled_at=now, reason=reason)
                 connection.execute(ended.where(delivery.c.id.in_(given)))
@@ -114,3 +114,30 @@ class Fallbacks:
             count = {"destination": destination, "node": node, "since": now, "fallback": to, "given": len(given)}
             upsert(connection, outage, [count], replace=("fallback",), add=("given",))
             return len(given)
+
+        return until_alone(self._writing, give)
+
+
+class _Waits(NamedTuple):
+    delivery_id: int
+    priority: int
+
+
+def _waiting(connection: Connection, ids: Sequence[int], destination: str) -> dict[int, _Waits]:
+    """What of these waits for the destination, by instance, locked: nobody queues or claims it until this is committed.
+
+    What a worker is just claiming goes to its destination after all, and is left out.
+    """
+    these = (delivery.c.id.in_(ids), delivery.c.destination == destination, state_in(WAITING))
+    known = connection.scalars(select(delivery.c.instance_id).where(*these)).all()
+    # Instances first, as everybody who locks both.
+    connection.execute(
+        select(instance.c.id).where(instance.c.id.in_(known)).order_by(instance.c.id).with_for_update()
+    ).all()
+    rows = connection.execute(
+        select(delivery.c.id, delivery.c.instance_id, delivery.c.priority)
+        .where(*these)
+        .order_by(delivery.c.id)
+        .with_for_update(skip_locked=True)
+    )
+    return {row.instance_id: _Waits(row.id, row.priority) for row in rows}

@@ -14,15 +14,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, or_, update
+from sqlalchemy import Connection, and_, or_
 
 from relaypacs.errors import JobsError
 from relaypacs.jobs import delivery
 from relaypacs.jobs.clock import Clock
-from relaypacs.jobs.schema import TIMED, state_in
+from relaypacs.jobs.schema import OWED
 from relaypacs.jobs.schema import delivery as deliveries
+from relaypacs.jobs.states import Change
 from relaypacs.jobs.values import ANYWHERE
-from relaypacs.model import Claim, State
+from relaypacs.model import Claim
 
 _CHANCE_BITS = 40
 
@@ -96,13 +97,20 @@ def new_lease(node: str) -> int:
 def end_leases(connection: Connection, node: str) -> int:
     """End every lease on the node's deliveries, and those it took of what any node may deliver; returns how many.
 
-    They are claimed again under new tokens. Should two nodes' names share their 22 bits, the other's deliveries of the
-    moment are made twice, as after a crash.
+    They wait as before they were claimed, and are claimed again under new tokens. Should two nodes' names share their
+    22 bits, the other's deliveries of the moment are made twice, as after a crash.
     """
     base = _base(node)
     theirs = and_(deliveries.c.home == ANYWHERE, deliveries.c.lease.between(base, base | (1 << _CHANCE_BITS) - 1))
-    leased = update(deliveries).where(or_(deliveries.c.home == node, theirs), state_in([State.ACTIVE]), TIMED)
-    return connection.execute(leased.values(ready=True, due_at=None)).rowcount
+    ended = 0
+    for change, tried in (
+        (Change.RETURN_UNTRIED, deliveries.c.attempts == 0),
+        (Change.RETURN, deliveries.c.attempts > 0),
+    ):
+        returned = delivery.move(change, ready=True, due_at=None)
+        # Both conditions: the first is the index's own.
+        ended += connection.execute(returned.where(OWED, or_(deliveries.c.home == node, theirs), tried)).rowcount
+    return ended
 
 
 def _base(node: str) -> int:

@@ -16,8 +16,9 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from relaypacs.errors import JobsError
 from relaypacs.jobs import dialect
 from relaypacs.jobs.delivery import move
+from relaypacs.jobs.destination_tables import TO_BE_ASKED, outage, verification
 from relaypacs.jobs.leases import end_leases
-from relaypacs.jobs.schema import HOT, LIVE, OWED, STAGED, checkpoint, delivery, instance, node
+from relaypacs.jobs.schema import HOT, LIVE, OWED, PURGING, STAGED, checkpoint, delivery, instance, node
 from relaypacs.jobs.states import PENDING_STATES, Change
 from relaypacs.jobs.values import Drain, Joined, Left
 from relaypacs.model import State
@@ -143,9 +144,12 @@ def drain(connection: Connection, name: str, now: float, *, limit: int) -> int:
     Its live deliveries become dead letters that say why, its bytes count as gone.
     """
     mine = select(instance.c.id).where(instance.c.node == name).limit(limit).with_for_update()
-    ids = connection.scalars(mine.where(HOT)).all() or connection.scalars(mine.where(STAGED)).all()
+    ids = next(filter(None, (connection.scalars(mine.where(some)).all() for some in (HOT, STAGED, PURGING))), ())
     if not ids:
         connection.execute(delete(checkpoint).where(checkpoint.c.node == name))
+        connection.execute(delete(outage).where(outage.c.node == name))
+        asked = update(verification).where(verification.c.node == name, TO_BE_ASKED)
+        connection.execute(asked.values(due_at=None, reason=f"node {name}, which was to ask, was drained"))
         connection.execute(delete(node).where(node.c.node == name))
         return 0
     connection.execute(
@@ -153,7 +157,6 @@ def drain(connection: Connection, name: str, now: float, *, limit: int) -> int:
             delivery.c.instance_id.in_(ids)
         )
     )
-    connection.execute(
-        update(instance).where(instance.c.id.in_(ids)).values(generation=None, staged_key=None, staged_at=None)
-    )
+    gone = update(instance).where(instance.c.id.in_(ids))
+    connection.execute(gone.values(generation=None, staged_key=None, staged_at=None, purging_key=None))
     return len(ids)

@@ -120,6 +120,7 @@ def _lock(connection: Connection, ids: Sequence[int]) -> None:
 def _retry(connection: Connection, ids: Sequence[int], now: float) -> Acted:
     acted = Acted()
     for some in chunks(ids):
+        _lock(connection, some)
         acted += Acted(connection.execute(hasten().where(delivery.c.id.in_(some))).rowcount)
         dead = connection.execute(
             select(delivery.c.instance_id, delivery.c.destination, delivery.c.priority)

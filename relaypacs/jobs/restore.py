@@ -15,6 +15,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, select, update
 from sqlalchemy.engine import Row
 
+from relaypacs.jobs.again import until_alone
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.intake import take_in
 from relaypacs.jobs.schema import NOT_OVER, PURGING, STAGED, association, delivery, instance
@@ -49,8 +50,9 @@ class Restoring:
     def restore(self, node: str, arrivals: Sequence[Arrival], now: float) -> Restored:
         """Give the staged objects (`staged_key` is set) rows; `node` becomes their home unless staging is shared."""
         home = ANYWHERE if self._shared else node
-        with self._writing() as connection:
-            return _restore(connection, home, arrivals, now=now, identifiers=self._identifiers, shared=self._shared)
+        kept = {"identifiers": self._identifiers, "shared": self._shared}
+        # Another node, or a person, may restore the same object at the same moment.
+        return until_alone(self._writing, lambda connection: _restore(connection, home, arrivals, now=now, **kept))
 
 
 def _restore(

@@ -139,6 +139,8 @@ BARE: ColumnElement[bool] = and_(
 """No bytes are kept any more."""
 UNROUTED: ColumnElement[bool] = instance.c.verdict == literal_column(f"'{Routed.UNROUTED}'")
 CONFLICT: ColumnElement[bool] = instance.c.conflict == true()
+ALONE: ColumnElement[bool] = instance.c.conflict == false()
+"""Nobody knows other bytes under its UID; one such per UID, so two nodes that receive both at once can't miss it."""
 UNPARSED: ColumnElement[bool] = instance.c.problem != literal_column("''")
 HAS_ACCESSION: ColumnElement[bool] = instance.c.accession_number != literal_column("''")
 HAS_PATIENT: ColumnElement[bool] = instance.c.patient_id != literal_column("''")
@@ -205,6 +207,8 @@ attempt = Table(
     _text("scope"),
     Column("status", Integer),
     _text("reason"),
+    # The audit trail has looked through them to one: an id is never given twice.
+    sqlite_autoincrement=True,
 )
 
 checkpoint = Table(
@@ -266,6 +270,8 @@ def _index(
     Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
+_index("ix_association_started", association.c.started_at, association.c.association_id)
+_index("uq_instance_alone", instance.c.sop_instance_uid, where=ALONE, unique=True)
 _index("ix_instance_study", instance.c.study_instance_uid)
 _index("ix_instance_series", instance.c.series_instance_uid)
 _index("ix_instance_accession", instance.c.accession_number, where=HAS_ACCESSION)

@@ -19,6 +19,7 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs import associations, delivery, dialect, intake, nodes, people, reports, retention, upgrade
 from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
+from relaypacs.jobs.again import until_alone
 from relaypacs.jobs.audit import Audit
 from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.copies import Copies
@@ -109,8 +110,7 @@ class JobStore:
 
     def drain(self, node: str, now: float, *, limit: int = 1000) -> int:
         """Give up what a node owes that is gone for good, `limit` instances at a time; at 0 its name is free."""
-        with self._writing() as connection:
-            return nodes.drain(connection, node, now, limit=limit)
+        return until_alone(self._writing, lambda connection: nodes.drain(connection, node, now, limit=limit))
 
     def checkpoints(self, node: str) -> dict[str, Checkpoint]:
         """How far the node's segments have been taken in, by generation."""
@@ -133,15 +133,12 @@ class JobStore:
         in the segments before; RowsLost if the table does not have that any more.
         """
         kept = {"identifiers": self._identifiers, "shared": self._leases.shared}
-        for again in (True, True, False):
-            try:
-                with self._writing() as connection:
-                    intake.check_begun(connection, node, begun or {})
-                    return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, **kept)
-            except Overtaken:  # another node received the same new object at the same moment
-                if not again:
-                    raise
-        raise AssertionError("the last try returns or raises")
+
+        def take_in(connection: Connection) -> TakenIn:
+            intake.check_begun(connection, node, begun or {})
+            return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, **kept)
+
+        return until_alone(self._writing, take_in)
 
     def forget_segment(self, node: str, generation: str) -> None:
         """The segment's file is gone: so are its checkpoint and whatever still points at it."""
@@ -170,8 +167,10 @@ class JobStore:
         """
         if not settlements:
             return 0
-        with self._writing() as connection:
-            return delivery.settle(connection, settlements, now, shift=self._clock.shift(connection))
+        return until_alone(
+            self._writing,
+            lambda connection: delivery.settle(connection, settlements, now, shift=self._clock.shift(connection)),
+        )
 
     def give_back(self, claims: Sequence[Claim]) -> None:
         """Return claims that were not tried, ready at once, with no attempt counted."""
@@ -284,8 +283,8 @@ class JobStore:
 
         Leaves an audit line. One transaction, so give it a few hundred at a time. `by` is who asked.
         """
-        with self._writing() as connection:
-            return people.act(connection, verb, ids, which, now, by=by, node=self.audit.node)
+        said = {"by": by, "node": self.audit.node}
+        return until_alone(self._writing, lambda connection: people.act(connection, verb, ids, which, now, **said))
 
     def ledger(self, *, association: str | None = None, study: str | None = None) -> Ledger:
         """Received and routed against what there is: in total, of one association, of one study, or of both."""

@@ -47,7 +47,7 @@ def judged(runs: list[Run], setting: Setting, tmp_path: Path) -> Totals:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_kill_at_each_point(room: str, tmp_path: Path) -> None:
     points: list[Run] = [
-        one for one in POINTS if one.name.split(".")[0] in ROOMS[room] and not one.rows and not one.bucket
+        one for one in POINTS if one.name.split(".")[0] in ROOMS[room] and not (one.rows or one.bucket or one.away)
     ]
     assert points
     judged(points, Setting("none"), tmp_path)
@@ -56,6 +56,11 @@ def test_a_kill_at_each_point(room: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_kills_at_random_instants(tmp_path: Path) -> None:
     judged([Kind.RANDOM] * RUNS_AT_RANDOM, Setting(), tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_what_waits_for_a_destination_that_is_away_is_given_to_another(tmp_path: Path) -> None:
+    judged([*(one for one in POINTS if one.away), Kind.RANDOM], Setting(away=True), tmp_path)
 
 
 @pytest.mark.timeout(600)

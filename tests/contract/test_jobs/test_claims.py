@@ -168,8 +168,12 @@ def test_a_new_life_of_the_node_ends_the_leases_of_the_old_one(store: JobStore) 
     store.take_in("node-b", [arrival("1.4")], [], [], 1.0)
     first, second, third = claim(store, now=1000.0)
     store.settle(settled([third]), 1001.0)
+    store.settle(settled([second], LATER, retry_at=1002.0), 1001.0)
+    (second,) = claim(store, now=1002.0)
     (other,) = store.claim("pacs", node="node-b", limit=9, lease_seconds=60.0, now=1000.0)
     assert store.join(NODE, "folder", 1010.0).leases_ended == 2
+    # A person may hold them, and a fallback may get them: nobody has them.
+    assert [row.deliveries[0].state for row in store.trace("1.2.3")[:2]] == [State.QUEUED, State.DEFERRED]
     assert uids(claim(store, now=1002.0)) == ["1.1", "1.2"]
     assert store.settle(settled([first, second]), 1003.0) == 0  # the dead life's tokens are stale
     assert store.settle(settled([other]), 1003.0) == 1  # another node's leases are its own

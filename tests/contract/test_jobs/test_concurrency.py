@@ -6,7 +6,10 @@ import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+from relaypacs.jobs.states import Verb
 from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import Selection
+from relaypacs.model import Deferred, Scope
 from tests.unit.jobs.made import NODE, arrival, settled
 
 COUNT = 800
@@ -62,3 +65,40 @@ def test_no_segment_is_let_go_under_a_delivery(store: JobStore) -> None:
     sweep.join()
     assert wrong == []
     assert len(freed) > ROUNDS / 10
+
+
+def test_people_and_workers_at_the_same_rows_do_not_wait_for_ever(store: JobStore, url: str) -> None:
+    """Somebody holds and releases everything while it is being claimed, tried and put off."""
+    store.take_in(NODE, [arrival(f"1.{n}", study=str(n // 20), priority=n % 7) for n in range(COUNT // 2)], [], [], 1.0)
+    problems: list[BaseException] = []
+    done = threading.Event()
+
+    def work(mine: JobStore) -> None:
+        try:
+            while not done.is_set():
+                batch = mine.claim("pacs", node=NODE, limit=50, lease_seconds=600, now=10.0)
+                half = len(batch) // 2
+                mine.renew(batch, lease_seconds=600, now=10.0)
+                mine.settle(settled(reversed(batch[:half]), Deferred("x", Scope.SITE), retry_at=5.0), 11.0)
+                mine.give_back(batch[half:])
+        except BaseException as problem:
+            problems.append(problem)
+
+    stores = [JobStore.open(url) for _ in range(2)]
+    workers = [threading.Thread(target=work, args=(one,)) for one in stores for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    held = 0
+    for _ in range(ROUNDS // 10):
+        found = store.find(Verb.HOLD, Selection())
+        held += store.act(Verb.HOLD, found.ids, Selection(), 12.0).changed
+        store.act(Verb.RELEASE, store.find(Verb.RELEASE, Selection()).ids, Selection(), 12.0)
+    done.set()
+    for worker in workers:
+        worker.join()
+    for one in stores:
+        one.close()
+    assert problems == []
+    assert held > 0
+    ledger = store.ledger()
+    assert (ledger.pending, ledger.held, ledger.imbalance) == (COUNT // 2, 0, 0)

@@ -15,7 +15,7 @@ from relaypacs.jobs.values import Ledger
 from relaypacs.model import Checkpoint
 from tests.contract.test_jobs.conftest import Sql
 from tests.contract.test_jobs.crash_worker import BATCH
-from tests.unit.jobs.made import NODE
+from tests.unit.jobs.made import NODE, arrival, end
 from tests.unit.jobs.made import settled as all_settled
 
 ROOT = Path(__file__).parents[3]
@@ -75,3 +75,30 @@ def test_a_killed_process_leaves_whole_transactions(store: JobStore, url: str, s
             assert store.settle(all_settled(batch), time.time()) == len(batch)
     assert store.ledger().pending == 0
     assert store.ledger().imbalance == 0
+
+
+CARRY = """
+import sys
+from relaypacs.jobs.store import JobStore
+JobStore.open(sys.argv[1]).associations.carry_forward(ended_before=1e9, limit=9)
+"""
+
+
+def test_associations_are_carried_forward_whole_or_not_at_all(store: JobStore, url: str) -> None:
+    store.take_in(NODE, [arrival("1.1", received_at=1.0)], [end(objects=1)], [], 1.0)
+    store.settle(all_settled(store.claim("pacs", node=NODE, limit=9, lease_seconds=60, now=2.0)), 3.0)
+    store.audit.gather(9.0)
+    store.forget_segment(NODE, "g1")
+    assert store.forget(settled_before=9.0, limit=9) == 1
+    before = store.ledger()
+    killed = subprocess.run(
+        [sys.executable, "-c", CARRY, url],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RELAYPACS_FAILPOINT": "jobs.mid-carry:1"},
+        timeout=60,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert at_rest(store) == before
+    assert store.ledger(association="assoc-1").received == 1
+    assert store.associations.carry_forward(ended_before=1e9, limit=9) == 1
+    assert store.ledger() == before
+    assert store.ledger(association="assoc-1").received == 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import create_engine
 
+from relaypacs.jobs import delivery
 from relaypacs.jobs.store import JobStore
 from relaypacs.model import State
 from tests.unit.jobs.made import NODE, REFUSED, SENT, SITE_DOWN, arrival, released, resent, settled
@@ -99,6 +101,23 @@ def test_two_at_once_give_it_once(store: JobStore) -> None:
     with ThreadPoolExecutor(4) as threads:
         assert sum(threads.map(lambda _: give(store, ids), range(4))) == 200
     assert len(store.claim("spare", node=NODE, limit=999, lease_seconds=60, now=200.0)) == 200
+    assert store.ledger().imbalance == 0
+
+
+def test_what_is_just_being_claimed_goes_where_it_belongs_and_nowhere_else(url: str, store: JobStore) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("one transaction at a time")
+    store.take_in(NODE, [arrival("1.probe"), arrival("1.waits")], [], [], 1.0)
+    ids = waiting(store)
+    engine = create_engine(url, connect_args={"prepare_threshold": None})
+    with engine.begin() as connection:
+        (claim,) = delivery.claim(connection, "pacs", homes=[NODE], limit=1, due_at=1e9, lease=7, now=2.0)
+        assert give(store, ids, instead=True) == 1
+    engine.dispose()
+    assert states(store, "1.probe") == {"pacs": State.ACTIVE}
+    assert states(store, "1.waits") == {"pacs": State.DISCARDED, "spare": State.QUEUED}
+    assert store.settle(settled([claim], SITE_DOWN, retry_at=1e9), 3.0) == 1
+    assert give(store, waiting(store), instead=True) == 1
     assert store.ledger().imbalance == 0
 
 

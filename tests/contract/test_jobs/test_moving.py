@@ -10,8 +10,8 @@ from sqlalchemy import create_engine
 
 from relaypacs.jobs import intake
 from relaypacs.jobs.store import JobStore
-from relaypacs.jobs.values import TakenIn
-from relaypacs.model import Checkpoint
+from relaypacs.jobs.values import Arrival, TakenIn
+from relaypacs.model import Checkpoint, State
 from tests.contract.test_jobs.conftest import Sql
 from tests.peers.ports import wait_until
 from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, settled
@@ -80,6 +80,16 @@ def test_a_dead_letter_is_no_longer_the_other_nodes(table: JobStore) -> None:
     assert left.failed == 0
 
 
+def test_what_lost_its_bytes_at_one_node_goes_from_the_node_that_gets_them_again(table: JobStore) -> None:
+    """The spool of a node is lost with its disk, and the node lives on."""
+    take(table, NODE, "ga", "a1")
+    table.forget_segment(NODE, "ga")
+    take(table, OTHER, "gb", "a2")
+    assert claimed(table, NODE) == []
+    assert claimed(table, OTHER) == [(OTHER, "gb")]
+    assert table.ledger().imbalance == 0
+
+
 def test_what_is_staged_stays_where_it_is(url: str, store: JobStore) -> None:
     shared = JobStore.open(url, shared_staging=True)
     take(shared, NODE, "ga", "a1")
@@ -103,22 +113,34 @@ def test_a_late_copy_by_the_first_node_changes_nothing(table: JobStore, sql: Sql
     assert sql("SELECT home FROM delivery") == [(OTHER,)]
 
 
-def test_two_nodes_that_receive_a_new_object_at_the_same_moment(url: str, store: JobStore, sql: Sql) -> None:
-    """The later transaction finds the row that it could not see when it looked."""
+def at_the_same_moment(url: str, store: JobStore, sql: Sql, first: Arrival, second: Arrival) -> TakenIn:
+    """What the later transaction came to, which could not see the row of the first when it looked."""
     if url.startswith("sqlite"):
         pytest.skip("one transaction at a time")
     engine = create_engine(url, connect_args={"prepare_threshold": None})
     found: list[TakenIn] = []
-    later = threading.Thread(
-        target=lambda: found.append(store.take_in(OTHER, [arrival(UID, association="a2")], [], [], 1.0))
-    )
+    later = threading.Thread(target=lambda: found.append(store.take_in(OTHER, [second], [], [], 1.0)))
     with engine.begin() as connection:
-        first = [arrival(UID, association="a1")]
-        intake.take_in(connection, NODE, first, [], [], now=1.0, identifiers=True, shared=False)
+        intake.take_in(connection, NODE, [first], [], [], now=1.0, identifiers=True, shared=False)
         later.start()
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
         wait_until(lambda: sql(waiting) != [(0,)], "the later one waits for the first", 30)
     later.join(30)
     engine.dispose()
-    assert [(one.instances, one.duplicates) for one in found] == [(0, 1)]
+    return found[0]
+
+
+def test_two_nodes_that_receive_a_new_object_at_the_same_moment(url: str, store: JobStore, sql: Sql) -> None:
+    done = at_the_same_moment(url, store, sql, arrival(UID, association="a1"), arrival(UID, association="a2"))
+    assert (done.instances, done.duplicates) == (0, 1)
     assert claimed(store, OTHER) == [(OTHER, "g1")]
+
+
+def test_two_nodes_that_receive_other_bytes_under_one_uid_at_the_same_moment(
+    url: str, store: JobStore, sql: Sql
+) -> None:
+    second = arrival(UID, content="other", association="a2", conflict="hold-newer")
+    done = at_the_same_moment(url, store, sql, arrival(UID, association="a1"), second)
+    assert (done.instances, done.conflicts, done.held) == (1, 1, 1)
+    assert [row.conflict for row in store.trace(UID)] == [True, True]
+    assert [row.deliveries[0].state for row in store.trace(UID)] == [State.QUEUED, State.HELD]

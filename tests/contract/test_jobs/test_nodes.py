@@ -8,6 +8,7 @@ from relaypacs.errors import JobsError
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Joined
 from relaypacs.model import Checkpoint, Deferred, Scope, State
+from tests.contract.test_jobs.conftest import Sql
 from tests.unit.jobs.made import NODE, arrival, settled
 
 
@@ -67,3 +68,29 @@ def test_what_a_drained_node_owed_is_a_dead_letter_and_comes_back_with_its_bytes
     assert again.sop_instance_uid == "1.waits"
     assert store.ledger().imbalance == 0
     assert store.join(NODE, "folder-9", 8.0).others == ("node-b",)
+
+
+def test_nothing_of_a_drained_node_is_left_that_nobody_would_ever_finish(store: JobStore, sql: Sql) -> None:
+    """Files that it was putting or deleting, what it knew of destinations, what it was to ask them."""
+    store.join(NODE, "folder-1", 1.0)
+    store.take_in(NODE, [arrival("1.put"), arrival("1.purged", study="done")], [], [], 1.0)
+    claims = store.claim("pacs", node=NODE, limit=9, lease_seconds=60, now=2.0)
+    (done,) = [one for one in claims if one.study_instance_uid == "done"]
+    store.settle(settled([done]), 3.0)
+    store.will_stage([(done.instance_id, "key")], node=NODE)
+    store.staged([(done.instance_id, "key")], 3.0)
+    store.segment_needed(NODE, "g1", keep=False)
+    assert store.purgeable(NODE, settled_before=9.0, limit=9) == [(done.instance_id, "key")]
+    store.will_stage([(one.instance_id, "put") for one in claims if one is not done], node=NODE)
+    store.destinations.fallbacks.began("pacs", NODE, 4.0)
+    store.destinations.fallbacks.began("pacs", "node-b", 4.0)
+    store.destinations.verifications.note([("pacs", "done")], NODE, 3.0, due_at=30.0)
+    while store.drain(NODE, 5.0):
+        pass
+    assert sql("SELECT count(*) FROM instance WHERE purging_key IS NOT NULL OR generation IS NOT NULL") == [(0,)]
+    assert [one.node for one in store.destinations.fallbacks.outages()] == ["node-b"]
+    (asked,) = store.destinations.verifications.of_study("done")
+    assert (asked.due_at, "was drained" in asked.reason) == (None, True)
+    assert store.forget(settled_before=10.0, limit=9) == 0
+    assert store.forget(settled_before=1000.0, limit=9) == 1, "what is over goes in its time"
+    assert store.ledger().imbalance == 0

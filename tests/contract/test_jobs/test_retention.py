@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from relaypacs.jobs.audit_rows import Wanted
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival
 from relaypacs.model import Deferred, Routed, Scope
@@ -84,3 +85,63 @@ def test_an_imbalance_is_still_seen(store: JobStore, sql: Sql) -> None:
     assert forget_all(store, 100.0) == 2
     sql("UPDATE forgotten SET delivered = delivered - 1")
     assert store.ledger().imbalance == 1
+
+
+def carry_all(store: JobStore, ended_before: float, limit: int = 2) -> int:
+    """Looked at from the beginning to the end: what can't be carried is in nobody's way."""
+    return sum(store.associations.carry_forward(ended_before=ended_before, limit=limit) for _ in range(10))
+
+
+def test_associations_of_which_nothing_is_left_are_counted_under_one(store: JobStore, sql: Sql) -> None:
+    for number in range(5):
+        name = f"a{number}"
+        objects = [early(f"{name}.{n}", study=name, association=name, to=("pacs", "cloud")) for n in range(3)]
+        store.take_in(NODE, [*objects, objects[0]], [end(name, objects=4)], [], 1.0)
+    store.take_in(NODE, [], [end("echo", objects=0)], [], 1.0)
+    store.take_in(NODE, [early("open.1", study="open", association="open", to=("pacs",))], [], [], 1.0)
+    store.take_in(NODE, [early("late.1", study="late", association="late")], [end("late", objects=1)], [], 1.0)
+    for destination in ("pacs", "cloud"):
+        store.settle(settled(store.claim(destination, node=NODE, limit=99, lease_seconds=60, now=2.0)), 3.0)
+    store.audit.gather(1e4, quiet_seconds=0.0)
+    store.forget_segment(NODE, "g1")
+    assert carry_all(store, 1e5) == 1, "only of one nothing is left: it brought nothing"
+    before = store.ledger()
+    assert store.forget(settled_before=100.0, limit=99) == 17
+    assert carry_all(store, 200.0) == 0, "they had not ended"
+    # Sent again, as if a person had asked for it: the association that brought it is known as long as it takes.
+    store.take_in(NODE, [early("a4.0", study="a4", association="again")], [], [], 300.0)
+    sql("UPDATE tally SET audited = audited - 1 WHERE association_id = 'a3'")
+    sql("UPDATE tally SET duplicates = duplicates - 1 WHERE association_id = 'a2'")
+    assert carry_all(store, 1e5) == 4, "not what is open, not told of, or out of balance"
+    left = [name for (name,) in sql("SELECT association_id FROM association ORDER BY 1")]
+    assert left == ["a2", "a3", "again", "carried forward", "open"]
+    assert store.ledger().imbalance == 1
+    assert (store.ledger(association="a0").received, store.ledger(association="a2").received) == (0, 4)
+    sql("UPDATE tally SET audited = received")
+    sql("UPDATE tally SET duplicates = duplicates + 1 WHERE association_id = 'a2'")
+    assert carry_all(store, 1e5) == 2
+    assert carry_all(store, 1e9) == 1, "one that never ended is given a year"
+    now = store.ledger()
+    assert (now.received, now.instances, now.routed, now.pending) == (
+        before.received + 1,
+        before.instances + 1,
+        before.routed + 1,
+        1,
+    )
+    assert (now.duplicates, now.delivered, now.imbalance) == (before.duplicates, before.delivered, 0)
+    assert sql("SELECT count(*) FROM tally") == sql("SELECT count(*) + 1 FROM forgotten")
+
+
+def test_what_is_delivered_after_all_rows_went_is_told_too(store: JobStore) -> None:
+    """Ids of attempts that are gone are not given again: the audit trail has looked through them."""
+    store.audit.node = NODE
+    for number in range(2):
+        uids = [early(f"{number}.{n}", study=str(number)) for n in range(3 - number)]
+        store.take_in(NODE, uids, [], [], 1.0)
+        store.settle(settled(store.claim("pacs", node=NODE, limit=9, lease_seconds=60, now=2.0)), 3.0)
+        for _ in range(3):
+            store.audit.gather(1e4, quiet_seconds=0.0)
+        store.forget_segment(NODE, "g1")
+        assert forget_all(store, 100.0) == 3 - number
+    told = store.audit.find(Wanted(kinds=frozenset({"delivered"})), limit=9)
+    assert [(row.entry.study, row.entry.body["instances"]) for row in reversed(told)] == [("0", 3), ("1", 2)]

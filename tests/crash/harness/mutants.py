@@ -53,20 +53,20 @@ _ANSWERED_FIRST = """\
         try:
             size = self._commit(sink)
 """
-_TAKE_IN = "                    return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, **kept)\n"
-_AGAIN = "                with self._writing() as connection:\n"
+_TAKE_IN = "        return until_alone(self._writing, take_in)\n"
 _CHECKPOINT = """\
-                    intake.upsert(
-                        connection,
-                        intake.checkpoint,
-                        [{"node": node} | {name: getattr(one, name) for name in one.__slots__} for one in checkpoints],
-                        replace=("end", "number", "chain"),
-                    )
+        with self._writing() as connection:
+            intake.upsert(
+                connection,
+                intake.checkpoint,
+                [{"node": node} | {name: getattr(one, name) for name in one.__slots__} for one in checkpoints],
+                replace=("end", "number", "chain"),
+            )
 """
 _READ_TO = "    read_to = _read_to(connection, node, {one.generation for one in checkpoints})\n"
 _CHECKPOINT_OF_ROWS = "            for one in checkpoints\n"
 _POST = "                    answer = self._post(group)\n"
-_REPORT = "        report(claim, store_outcome(status), started, time.time())\n"
+_ANSWERED = "        claim, started = flying.pop(message_id)\n"
 _PENDING = "        pending = list(batch)\n"
 _REQUESTS = "        while requests and proceed(requests[0], self._peer.close):\n"
 _REPORTED = """\
@@ -97,7 +97,7 @@ MUTANTS = {
         ("lost",),
         (
             Edit("jobs/intake.py", _READ_TO, "    read_to: dict[str, int] = {}\n"),
-            Edit("jobs/store.py", _TAKE_IN, _CHECKPOINT + _AGAIN + _TAKE_IN),
+            Edit("jobs/store.py", _TAKE_IN, _CHECKPOINT + _TAKE_IN),
         ),
     ),
     "rows committed before the checkpoint": Mutant(
@@ -111,10 +111,9 @@ MUTANTS = {
                 "jobs/store.py",
                 _TAKE_IN,
                 _TAKE_IN.replace("return", "taken =")
-                + '                reach("jobs.checkpoint")\n'
-                + _AGAIN
+                + '        reach("jobs.checkpoint")\n'
                 + _CHECKPOINT
-                + "                return taken\n",
+                + "        return taken\n",
             ),
         ),
     ),
@@ -127,7 +126,7 @@ MUTANTS = {
                 _PENDING,
                 _PENDING + "        for claim in batch:\n            report(claim, store_outcome(0), 0.0, 0.0)\n",
             ),
-            Edit("forward/cstore.py", _REPORT, ""),
+            Edit("forward/cstore.py", _ANSWERED, "        flying.pop(message_id)\n        return\n"),
         ),
     ),
     "freed before it is taken in": Mutant(

@@ -70,8 +70,10 @@ def plan(points: Sequence[Point], size: Size, servers: Servers, chance: random.R
     purging: list[Run] = [point for point in named if point.keep and not point.rows]
     forgetting: list[Run] = [point for point in named if point.rows]
     waited_for: list[Run] = [point for point in named if point.bucket]
-    anywhere: list[Run] = [point for point in named if not point.keep and not point.bucket]
-    anywhere += [Kind.RANDOM] * size.at_random
+    giving: list[Run] = [point for point in named if point.away]
+    anywhere: list[Run] = [point for point in named if not (point.keep or point.bucket or point.away)]
+    giving += [Kind.RANDOM] * (size.at_random // 10)
+    anywhere += [Kind.RANDOM] * (size.at_random - size.at_random // 10)
     chance.shuffle(anywhere)
     if servers.bucket is not None:
         # These go on with others in their lives.
@@ -97,6 +99,9 @@ def plan(points: Sequence[Point], size: Size, servers: Servers, chance: random.R
     for number, some in enumerate(_parted(forgetting)):
         on = servers.postgres if number % 2 else None
         lives.append(Planned(Setting("none", "none", on, lease_seconds=_lease(on)), some))
+    for number, some in enumerate(_parted(giving)):
+        on = servers.postgres if number % 2 == 0 else None
+        lives.append(Planned(Setting(server=on, away=True, lease_seconds=_lease(on)), some))
     for number, some in enumerate(_parted(waited_for if servers.bucket else [])):
         on = servers.postgres if number % 2 == 0 else None
         # What is in a bucket is any node's: leases on it outlive the node, to their end.

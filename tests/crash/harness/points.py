@@ -15,7 +15,8 @@ class Point:
 
     `keep` and `rows` are the `[staging] keep` and `[jobs] keep` it needs, empty for any; `bucket`: only a node whose
     staging is object storage gets there; `folder`: only one whose staging is not; `anew`: only one that must associate
-    with its destinations, as after its start.
+    with its destinations, as after its start; `away`: only one of whose destinations does not answer and has a
+    fallback.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Point:
     bucket: bool = False
     folder: bool = False
     anew: bool = False
+    away: bool = False
 
 
 POINTS = (
@@ -66,13 +68,14 @@ POINTS = (
     Point("stow.answered", "the response is read, nothing of it is noted", 4),
     Point("forward.unsettled", "outcomes are gathered, not settled", 6),
     Point("forward.settled", "outcomes are settled, nobody knows yet", 6),
+    Point("jobs.mid-give", "what waits is queued for the fallback, and has not ended where it waited", 2, away=True),
     Point("segment.freed", "a segment's file is free, the folder not synced", 2),
     Point("sweep.freed", "a segment is free, its checkpoint is there", 2),
     Point("sweep.purging", "a file is chosen for deletion", 2, "none"),
     Point("sweep.purged", "files are deleted, rows don't know", 1, "none"),
     Point("jobs.mid-forget", "rows that are over are deleted, not yet counted", 2, "none", "none"),
 )
-ELSEWHERE = {"trail.sent": "tests/flow/test_audit.py"}
+ELSEWHERE = {"trail.sent": "tests/flow/test_audit.py", "jobs.mid-carry": "tests/contract/test_jobs/test_crash.py"}
 """Points that no object passes, and the test that kills there."""
 BY_NAME = {point.name: point for point in POINTS}
 

@@ -39,8 +39,8 @@ class Setting:
     """How the node of a rig is set up. `keep` is `[staging] keep`, `rows` `[jobs] keep`.
 
     `server`: its job table is a database there; `bucket`: its staging, and the sender RAWSENDER waits for it;
-    `redis`: limits and wake-ups. `second`: another node, or beside its relay process another one, takes
-    over what it doesn't do (PostgreSQL).
+    `redis`: limits and wake-ups. `away`: a destination does not answer, and what waits for it goes to another.
+    `second`: another node, or beside its relay process another one, takes over what it doesn't do (PostgreSQL).
     """
 
     keep: str = "7d"
@@ -49,6 +49,7 @@ class Setting:
     bucket: SeaweedFS | None = None
     redis: RedisServer | None = None
     orthanc: bool = False
+    away: bool = False
     second: bool = False
     lease_seconds: float = 120.0
 
@@ -56,6 +57,7 @@ class Setting:
         words = ["PostgreSQL" if self.server else "SQLite", f"keep {self.keep}"]
         words += ["a bucket"] * (self.bucket is not None) + ["Redis"] * (self.redis is not None)
         words += ["rows forgotten"] * (self.rows == "none") + ["Orthanc"] * self.orthanc
+        words += ["a destination away"] * self.away
         partner = "another node" if self.bucket else "a second relay"
         return ", ".join(words + [partner] * self.second)
 
@@ -71,14 +73,15 @@ class Rig:
         self._reached = folder / "order.reached"
         self._peers = ExitStack()
         folder.mkdir(parents=True, exist_ok=True)
-        self.destinations = Destinations(folder, orthanc=setting.orthanc)
+        self.destinations = Destinations(folder, orthanc=setting.orthanc, away=setting.away)
         environment = {"RELAYPACS_FAILPOINT": f"@{self._order}"} | ({"PYTHONPATH": str(package)} if package else {})
         name = f"life_{random.getrandbits(40):x}"
         self.url = f"sqlite:///{folder}/node/state/jobs.sqlite"
         if setting.server is not None:
             self.url = setting.server.create_database(name)
         staging: dict[str, Any] = {"keep": setting.keep, "hot_seconds": 0.0}
-        callers = [{"ae_title": "*"}]
+        # What is sent again to one that is away would wait there: it went to the fallback, once.
+        callers = [{"ae_title": "*", "resend": "suppress" if setting.away else "requeue"}]
         self._prefix = f"{name}/"
         if setting.bucket is not None:
             environment |= setting.bucket.environment()
@@ -99,6 +102,7 @@ class Rig:
             return Node(
                 folder / name,
                 destinations=self.destinations.tables(),
+                rules=[{"name": "everything", "to": self.destinations.wanted()}],
                 callers=callers,
                 sections=sections | {"node": {"name": name}},
                 environment=environment | own,

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sqlalchemy import create_engine, select
 
+from relaypacs.jobs.audit_rows import Wanted
 from relaypacs.jobs.schema import delivery, instance
-from tests.crash.harness.destinations import COUNTING, Arrived
+from tests.crash.harness.destinations import Arrived
 from tests.crash.harness.rig import Rig
+from tests.peers.ports import wait_until
 
+TRAIL_SECONDS = 15.0
+"""How long the audit trail may take to tell of the last."""
+_ALL = 1_000_000
 VISIBLE = {"queued", "active", "deferred", "failed", "held", "discarded"}
 
 
@@ -91,7 +97,7 @@ class Verdict:
             for uid, said in states[destination].items():
                 if "delivered" in said and uid not in found:
                     self._totals.fault(f"{when}: {destination} never got what the job table calls delivered")
-        for destination in COUNTING:
+        for destination in self._rig.destinations.counting:
             for uid, digests in arrived[destination].items():
                 # Rows that are forgotten don't say how often they were claimed.
                 if len(digests) > tokens[destination][uid] and not self._forgets:
@@ -102,10 +108,7 @@ class Verdict:
         if ledger.imbalance:
             self._totals.imbalance += ledger.imbalance
             self._totals.fault(f"{when}: the ledger is out by {ledger.imbalance}: {ledger}")
-        allowed = self._allowed(sum(rows[name] - len(states[name]) for name in COUNTING))
-        if self._rig.setting.bucket is not None:
-            # Leases on what is in a bucket are not ended by the node's next life, which then doesn't tell of them.
-            allowed = sum(token - 1 for name in COUNTING for token in tokens[name].values())
+        allowed = self._allowed(sum(rows[name] - len(states[name]) for name in self._rig.destinations.counting))
         if self.repeats() > allowed:
             self._totals.fault(f"{when}: {self.repeats()} repeats, {allowed} were in flight")
         if self._rig.watch is not None and (stale := self._rig.watch.stale()):
@@ -128,6 +131,25 @@ class Verdict:
             self._totals.fault(f"end: {orphans} objects of the bucket are named by no row")
         if left := self._rig.segments():
             self._totals.fault(f"end: {left} segments are held though nothing in them is needed")
+        self._check_trail()
+
+    def _check_trail(self) -> None:
+        """The audit trail tells of each object and each delivery, once, and no row of it was changed."""
+        book, audit = self._rig.jobs.ledger(), self._rig.jobs.audit
+
+        def told() -> dict[str, int]:
+            sums = dict.fromkeys(("received", "delivered"), 0)
+            for row in audit.find(Wanted(kinds=frozenset(sums)), limit=_ALL):
+                sums[row.entry.kind] += int(str(row.entry.body["instances"]))
+            return sums
+
+        wanted = {"received": book.received, "delivered": book.delivered}
+        with suppress(TimeoutError):
+            wait_until(lambda: told() == wanted, "the audit trail", TRAIL_SECONDS, every_seconds=0.2)
+        if (said := told()) != wanted:
+            self._totals.fault(f"end: the audit trail tells of {said}, the ledger of {wanted}")
+        if (broken_at := audit.check().broken_at) is not None:
+            self._totals.fault(f"end: row {broken_at} of the audit trail is not what it was")
 
     def repeats(self) -> int:
         """Arrivals at the destinations that count, beyond each image's first."""
@@ -147,7 +169,7 @@ class Verdict:
         allowed = self._rig.leases_ended() + queued_anew + self.in_flight
         if self._rig.server is not None:
             allowed += self._rig.leases_lost()
-        return allowed + (self.sent_again * len(COUNTING) if self._forgets else 0)
+        return allowed + (self.sent_again * len(self._rig.destinations.counting) if self._forgets else 0)
 
     def _wrong(self, where: str, found: Arrived) -> None:
         for uid, digests in found.items():
