@@ -63,6 +63,10 @@ class ObjectMissing(StagingError):
     """The staged object is not there."""
 
 
+class ObjectArchived(StagingError):
+    """The staged object is there, in an archive of the storage: it has to be restored before it can be read."""
+
+
 class DigestMismatch(RelayPacsError):
     """Bytes read back are not the bytes that were received; they are never sent."""
 

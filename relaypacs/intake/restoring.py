@@ -16,7 +16,7 @@ from crc32c import crc32c
 
 from relaypacs import log
 from relaypacs.dicom.part10 import read_file_head
-from relaypacs.errors import ObjectMissing, StagingError
+from relaypacs.errors import ObjectArchived, ObjectMissing, StagingError
 from relaypacs.intake.arrival import ArrivalOf
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival
@@ -118,7 +118,7 @@ class Restorer:
             except ObjectMissing:
                 continue  # deleted since it was listed
             except (StagingError, ValueError) as problem:
-                self._in_a_row += 1
+                self._in_a_row += not isinstance(problem, ObjectArchived)  # of those there may be years
                 if self._in_a_row >= _MOST_UNREADABLE_IN_A_ROW and isinstance(problem, StagingError):
                     raise
                 self.done.unreadable += 1

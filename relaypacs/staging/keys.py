@@ -17,6 +17,7 @@ _DIGEST_DIGITS = 16
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DATE = re.compile(r"[0-9]{8}")
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,7}")
+_OURS = re.compile(r"[0-9]{4}/[0-9]{2}/[0-9]{2}/study-[0-9a-f]+/[0-9a-f]+-[0-9a-f]+\.dcm")
 NO_DATE = "0000/00/00"
 
 
@@ -38,6 +39,11 @@ def check_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise StagingError("not a staging key: slash-separated names of letters, digits, `_`, `-` and `.` are")
     return key
+
+
+def is_staged_key(key: str) -> bool:
+    """Whether `key` looks as `staged_key` makes them, whatever the secret was."""
+    return _OURS.fullmatch(key) is not None
 
 
 def _opaque(hash_key: bytes, kind: bytes, uid: str) -> str:

@@ -25,7 +25,7 @@ from relaypacs.config.stores import Staging as Options
 from relaypacs.errors import StagingError
 from relaypacs.failpoint import reach
 from relaypacs.staging import s3_facts
-from relaypacs.staging.keys import check_key
+from relaypacs.staging.keys import check_key, is_staged_key
 from relaypacs.staging.protocol import StagedFacts, StagedObject
 from relaypacs.staging.s3_bucket import check
 from relaypacs.staging.s3_client import Storage, code_of
@@ -112,7 +112,7 @@ class S3Staging:
         self._storage.call("delete", lambda client: client.delete_object(Bucket=self._options.bucket, Key=name))
 
     def scan(self) -> Iterator[tuple[str, int]]:
-        """List the bucket below the prefix; also aborts multipart uploads older than a day."""
+        """List the bucket below the prefix; also aborts multipart uploads of ours that are older than a day."""
         start = f"{self._options.prefix}/" if self._options.prefix else ""
         self._storage.call("abort", lambda client: self._abort_old(client, start))
         after = ""
@@ -226,7 +226,7 @@ class S3Staging:
         # A service or policy without this listing only keeps leftovers longer; the lifecycle rule ends them.
         with contextlib.suppress(ClientError):
             for one in client.list_multipart_uploads(Bucket=bucket, Prefix=start).get("Uploads", ()):
-                if one["Initiated"] < before:
+                if one["Initiated"] < before and is_staged_key(one["Key"].removeprefix(start)):
                     client.abort_multipart_upload(Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"])
 
 

@@ -26,7 +26,7 @@ from prometheus_client import Counter, Histogram
 
 from relaypacs.config.secrets import StorageKeys
 from relaypacs.config.stores import Staging
-from relaypacs.errors import ObjectMissing, RelayPacsError, StagingDown, StagingError
+from relaypacs.errors import ObjectArchived, ObjectMissing, RelayPacsError, StagingDown, StagingError
 
 DOWN_SECONDS = 2.0
 """After a failure of the whole storage others fail at once for so long, instead of each waiting for its time-out."""
@@ -53,6 +53,8 @@ _BAD_CREDENTIALS = frozenset(
 _OVERLOADED = frozenset(
     {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "TooManyRequests"}
 )
+_ARCHIVED, _SKEWED = "InvalidObjectState", "RequestTimeTooSkewed"
+"""403s that have nothing to do with rights."""
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"})
 
 
@@ -92,8 +94,7 @@ class Storage:
             try:
                 answer = ask(self.client())
             except ClientError as problem:
-                refused = code_of(problem) in _BAD_CREDENTIALS or _status(problem) == 403
-                if not refused or not self._rotate():
+                if not _is_refusal(problem) or not self._rotate():
                     raise
                 answer = ask(self.client())
         except (BotoCoreError, ClientError, RelayPacsError) as problem:
@@ -188,6 +189,10 @@ class Storage:
             return ObjectMissing("staging: the object is not there")
         if code in _BAD_CREDENTIALS:
             return StagingDown(f"object storage: {where} refuses the credentials ({code}); set those it knows")
+        if code == _ARCHIVED:
+            return ObjectArchived("staging: the object is archived; restore it in the bucket, then try again")
+        if code == _SKEWED:
+            return StagingDown(f"object storage: the clocks of this node and of {where} differ ({code}); set them")
         if status == 403 or code in {"AccessDenied", "AllAccessDisabled"}:
             text = f"{where} does not allow {operation} on bucket {staging.bucket} ({code}); look at the key's policy"
             return _NotAllowed(f"object storage: {text}")
@@ -195,8 +200,6 @@ class Storage:
             return StagingDown(f"object storage: bucket {staging.bucket} lies in another region; set [staging] region")
         if code in _OVERLOADED or status >= 500:
             return StagingDown(f"object storage: {where} is overloaded or in trouble ({code or status})")
-        if code == "InvalidObjectState":
-            return StagingError("staging: the object is archived; restore it in the bucket, then try again")
         return StagingError(f"object storage: {where} answered {code or status} to {operation}")
 
 
@@ -210,6 +213,12 @@ def code_of(problem: Exception) -> str:
     """The service's error code, in letters and digits; "" if there is none."""
     code = problem.response.get("Error", {}).get("Code", "") if isinstance(problem, ClientError) else ""
     return code if code.isascii() and code.isalnum() and len(code) <= 64 else ""
+
+
+def _is_refusal(problem: ClientError) -> bool:
+    """Whether other credentials may help."""
+    code = code_of(problem)
+    return code in _BAD_CREDENTIALS or (_status(problem) == 403 and code not in {_ARCHIVED, _SKEWED})
 
 
 def _status(problem: ClientError) -> int:

@@ -16,7 +16,13 @@ from typing import NamedTuple
 
 from tests.peers.ports import free_port
 
-_ERRORS = {"slowdown": (503, "SlowDown"), "no-bucket": (404, "NoSuchBucket")}
+_ERRORS = {
+    "slowdown": (503, "SlowDown"),
+    "no-bucket": (404, "NoSuchBucket"),
+    "archived": (403, "InvalidObjectState"),
+    "denied": (403, "AccessDenied"),
+    "skewed": (403, "RequestTimeTooSkewed"),
+}
 
 
 class Asked(NamedTuple):
@@ -31,9 +37,9 @@ class Asked(NamedTuple):
 class FaultyS3:
     """Context manager, listening on `endpoint`, in front of `port`.
 
-    Faults (`fail`): `slow` (waits before it passes a request on), `slowdown` (503), `no-bucket` (404), `reset` (the
-    connection is reset in the middle of the body of a PUT, or of the answer's to a GET), `lost-answer` (passed on, then
-    the connection is closed), `flip` (a byte of a GET's answer is another).
+    Faults (`fail`): `slow` (waits before it passes a request on), `slowdown` (503), `no-bucket` (404), `archived`,
+    `denied` and `skewed` (403), `reset` (the connection is reset in the middle of the body of a PUT, or of the answer's
+    to a GET), `lost-answer` (passed on, then the connection is closed), `flip` (a byte of a GET's answer is another).
     """
 
     def __init__(self, port: int) -> None:
@@ -41,6 +47,7 @@ class FaultyS3:
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.requests: list[Asked] = []
+        self.connections = 0
         self._lock = threading.Lock()
         self._fault, self._methods, self._left, self._seconds = "", ("PUT", "POST", "GET", "HEAD"), 0, 0.0
 
@@ -59,6 +66,11 @@ class FaultyS3:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                with proxy._lock:
+                    proxy.connections += 1
+                super().setup()
 
             def log_message(self, *_: object) -> None:
                 """Nothing."""
