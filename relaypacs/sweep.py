@@ -186,12 +186,13 @@ class Sweep:
         if problems:
             raise problems[0]
         purged, staged, _, forgotten = done
-        return max(purged * len(self._homes), staged, forgotten) >= BATCH
+        return max(purged * len(self._homes), staged, forgotten) >= BATCH or bool(self._stager.going())
 
     def stage(self, received_before: float) -> int:
         """Copy instances received before that time (seconds) into staging, durable as one. Returns how many.
 
         One that can't be copied holds up none of the others; the first such failure is raised when they are staged.
+        To shared staging some may still be on their way then; the next call gathers them.
         """
         found = self._jobs.to_stage(self._node, received_before=received_before, keep=self._keeps(), limit=BATCH)
         if self._doubtful:
@@ -226,7 +227,9 @@ class Sweep:
         self._doubtful.intersection_update(there)
         for generation in there:
             if (
-                self._outlasted_standby(generation)
+                # What is on its way to a bucket gets a row that says so: the row must count on its bytes until then.
+                not self._stager.reads(generation)
+                and self._outlasted_standby(generation)
                 and self._intake.finished(generation)
                 and not self._jobs.segment_needed(
                     self._node, generation, self._keeps(generation), end=self._intake.taken_in(generation)
@@ -255,7 +258,9 @@ class Sweep:
 
     def purge(self) -> int:
         """Delete staged files that were settled longer ago than `keep`, or are only kept on a disk that is short of
-        room, and what an attempt to stage left. Returns how many; none while another node purges shared staging."""
+        room, and what an attempt to stage left. Returns how many; none while another node purges shared staging.
+
+        One that can't be deleted holds up none of the others; the first such failure is raised when they are gone."""
         with self._jobs.purges.alone() as mine:
             return self._purge(mine) if mine() else 0
 
@@ -268,16 +273,25 @@ class Sweep:
             for home in self._homes
             for row in self._jobs.purgeable(home, settled_before=before, limit=BATCH // len(self._homes))
         ]
-        for _, key in rows:
+        gone: list[tuple[int, str]] = []
+        problems: list[Exception] = []
+        for row in rows:
             reach("sweep.purging")
             if not mine():
                 raise JobsError("Another node has begun to purge.")
-            self._staging.delete(key)
-        if rows:
+            try:
+                self._staging.delete(row[1])
+            except (StagingError, OSError) as problem:
+                problems.append(problem)
+            else:
+                gone.append(row)
+        if gone:
             reach("sweep.purged")
-            self._jobs.purged(rows)
-            _PURGED.inc(len(rows))
-        return len(rows)
+            self._jobs.purged(gone)
+            _PURGED.inc(len(gone))
+        if problems:
+            raise problems[0]
+        return len(gone)
 
     def forget(self) -> int:
         """Delete rows that have no bytes and were over longer ago than they are to be kept, and associations of the

@@ -31,6 +31,8 @@ from relaypacs.wake.hints import HintReceiver
 
 GATHER_SECONDS = 0.005
 """After a hint, how long more are gathered into the same transaction: a commit per object costs 2x."""
+GATHER_WAITED_SECONDS = 0.001
+"""How long where a modality waits for its rows: what comes during a transaction is in the next one anyway."""
 GATHER_MOST_SECONDS = 0.02
 """How long they are gathered at most while more and more come: a study's rows cost half in a quarter of the commits."""
 SCAN_SECONDS = 5.0
@@ -147,7 +149,7 @@ class Intake:
         until = time.monotonic() + self._gather_most_seconds
         gathered: list[tuple[str, int]] = []
         while True:
-            time.sleep(GATHER_SECONDS)
+            time.sleep(GATHER_SECONDS if self._gather_most_seconds else GATHER_WAITED_SECONDS)
             more = self._hints.wait(0.0)
             gathered += more
             if not more or time.monotonic() >= until:

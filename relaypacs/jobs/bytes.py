@@ -204,7 +204,10 @@ def staged_and_settled(
 
 
 def mark_purgeable(connection: Connection, instance_ids: Sequence[int]) -> list[tuple[int, str]]:
-    """Give up the staged bytes of those that are still not owed; returns them with the keys to delete."""
+    """Give up the bytes of those that are still not owed; returns them with the keys to delete.
+
+    Those in the spool too, where there are any yet: they would be staged again.
+    """
     marked: list[tuple[int, str]] = []
     for ids in chunks(instance_ids):
         these = select(instance.c.id).where(instance.c.id.in_(ids)).order_by(instance.c.id)
@@ -212,7 +215,7 @@ def mark_purgeable(connection: Connection, instance_ids: Sequence[int]) -> list[
         rows = connection.execute(
             update(instance)
             .where(instance.c.id.in_(ids), STAGED, ~owed())
-            .values(purging_key=instance.c.staged_key, staged_key=None, staged_at=None)
+            .values(purging_key=instance.c.staged_key, staged_key=None, staged_at=None, generation=None)
             .returning(instance.c.id, instance.c.purging_key)
         )
         marked += [(row.id, row.purging_key) for row in rows]

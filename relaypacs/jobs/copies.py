@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, select
 
-from relaypacs.jobs.bytes import UNSTAGED_COLUMNS
+from relaypacs.jobs.bytes import UNSTAGED_COLUMNS, owed
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.schema import HOT, STAGED, association, instance
 from relaypacs.jobs.text import storable
@@ -41,11 +41,13 @@ class Copies:
     def only_in_spool(self, uids: Iterable[str]) -> dict[str, list[tuple[str | None, Unstaged]]]:
         """By SOP Instance UID as received: its instances that are in no staging yet and not dropped.
 
-        Each with the node that may stage it: none while a file is being deleted under its key. A UID that no row has is
-        left out; one whose instances are all in staging, or need none, has an empty list.
+        Each with the node that may stage it: none while a file is being deleted under its key, and where the bytes of
+        what is still owed are lost. A UID that no row has is left out; one whose instances are all in staging, or need
+        none, has an empty list.
         """
         asked = {storable(uid): uid for uid in uids}
         found: dict[str, list[tuple[str | None, Unstaged]]] = {}
+        without: dict[int, tuple[str, Unstaged]] = {}
         with self._reading() as connection:
             for some in chunks(asked):
                 rows = connection.execute(
@@ -63,8 +65,15 @@ class Copies:
                 for uid, node, verdict, staged_key, purging_key, *rest in rows:
                     there = found.setdefault(asked[uid], [])
                     unstaged = Unstaged(*rest)
-                    if staged_key is None and unstaged.generation is not None and verdict != Routed.DROPPED:
+                    hot: str | None = unstaged.generation
+                    if staged_key is None and hot is None:
+                        without[unstaged.instance_id] = asked[uid], unstaged
+                    elif staged_key is None and verdict != Routed.DROPPED:
                         there.append((node if purging_key is None else None, unstaged))
+            for ids in chunks(without):
+                for lost in connection.scalars(select(instance.c.id).where(instance.c.id.in_(ids), owed())):
+                    uid, unstaged = without[lost]
+                    found[uid].append((None, unstaged))
         return found
 
     def of_study(self, study_instance_uid: str) -> list[Copy]:

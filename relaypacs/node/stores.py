@@ -104,7 +104,6 @@ def desk_of(
         rows=rows,
         jobs=jobs,
         stager=stager,
-        puts_at_once=config.staging.puts_at_once if is_shared(config) else 1,
     )
 
 

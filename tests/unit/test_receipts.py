@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,10 @@ class Site:
             rows=self.rooms.intake,
             jobs=self.jobs,
             stager=self._stager(),
-            puts_at_once=4,
         )
         self.asker = ReceiptAsker(folder / "receipts")
-        self._thread = threading.Thread(target=self.desk.run)
-        self._thread.start()
+        self.thread = threading.Thread(target=self.desk.run)
+        self.thread.start()
 
     def _stager(self) -> Stager:
         return Stager(
@@ -88,7 +88,7 @@ class Site:
         for gate in self.bucket.gates.values():
             gate.set()
         self.desk.stop()
-        self._thread.join()
+        self.thread.join()
         self.asker.close()
         self.jobs.close()
         self.rooms.writer.close()
@@ -165,3 +165,36 @@ def test_one_that_cannot_be_put_holds_up_no_other_and_is_tried_again(site: Site)
     assert site.asker.wait(good, "1.2.2", HANG_SECONDS)
     site.bucket.bad.clear()
     assert site.asker.wait(bad, "1.2.1", HANG_SECONDS)
+
+
+def test_what_is_owed_and_whose_bytes_are_lost_gets_no_receipt(site: Site) -> None:
+    """It has a row and no bytes in the spool, as what is staged has, or what is delivered and not kept."""
+    committed = site.rooms.receive("1.2.1")
+    site.rooms.intake.recover()
+    site.jobs.forget_segment(NODE, committed.generation)
+    assert not site.asker.wait(committed, "1.2.1", 1.0)
+    site.deliver_all()
+    assert site.asker.wait(committed, "1.2.1", HANG_SECONDS)
+
+
+def test_many_at_once_are_each_put_once_and_each_get_a_receipt(site: Site) -> None:
+    committed = {uid: site.rooms.receive(uid) for uid in (f"1.2.{number}" for number in range(40))}
+    site.rooms.intake.recover()
+    with ThreadPoolExecutor(len(committed)) as pool:
+        came = list(pool.map(lambda one: site.asker.wait(one[1], one[0], HANG_SECONDS), committed.items()))
+    assert came == [True] * len(committed)
+    assert len(site.bucket.puts) == len(set(site.bucket.puts)) == len(committed)
+
+
+def test_a_put_that_is_on_its_way_when_the_node_stops_is_told(site: Site) -> None:
+    committed = site.rooms.receive("1.2.1")
+    site.rooms.intake.recover()
+    gate = site.bucket.gates[length_of(site, "1.2.1")] = threading.Event()
+    waiting = threading.Thread(target=lambda: site.asker.wait(committed, "1.2.1", HANG_SECONDS / 10))
+    waiting.start()
+    wait_until(lambda: len(site.bucket.puts) == 1, "the put begins", HANG_SECONDS)
+    site.desk.stop()
+    gate.set()
+    site.thread.join()
+    assert site.jobs.copies.only_in_spool(["1.2.1"]) == {"1.2.1": []}
+    waiting.join()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from relaypacs.errors import StagingError
+from relaypacs.errors import JobsError, StagingError
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Unstaged
 from relaypacs.model import Delivered, Settlement
@@ -16,17 +18,19 @@ from relaypacs.stager import TELL_EVERY, Stager
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.protocol import StagedFacts
 from relaypacs.sweep import Sweep
-from tests.unit.relay_rooms import NODE, Rooms
+from tests.unit.relay_rooms import NODE, Rooms, dataset
 
 
 class Counted(FilesystemStaging):
-    """A stand-in for a slow bucket: a folder whose puts wait for `gate`, and fail for what is in `bad`."""
+    """A stand-in for a slow bucket: a folder whose puts wait for `gate`, those of a length for `gates`, and fail for
+    what is in `bad`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.gate = threading.Event()
         self.gate.set()
         self.bad: set[int] = set()
+        self.gates: dict[int, threading.Event] = {}
         self.lock = threading.Lock()
         self.now = self.most = self.begun = 0
         self.enough = threading.Event()
@@ -40,6 +44,7 @@ class Counted(FilesystemStaging):
                 self.enough.set()
         try:
             assert self.gate.wait(30)
+            assert length not in self.gates or self.gates[length].wait(30)
             if offset in self.bad:
                 raise StagingError("a bad one")
             super().put(key, source_fd, offset, length, facts)
@@ -149,6 +154,82 @@ def test_what_is_put_is_told_before_the_whole_round_is_over(
     assert 0 < left <= 10
 
 
+def shared_sweep(rooms: Rooms, shared: JobStore, bucket: Counted) -> Sweep:
+    """Of a node that keeps nothing."""
+    return Sweep(
+        node=NODE,
+        reader=rooms.reader,
+        jobs=shared,
+        staging=bucket,
+        intake=rooms.intake,
+        nudged=rooms.rows_changed,
+        hash_key=b"key",
+        hot_seconds=0.0,
+        keep_seconds=0.0,
+        min_free_bytes=0,
+        date="study",
+        shared=True,
+        puts_at_once=2,
+        clock=rooms.clock,
+    )
+
+
+def test_a_long_put_holds_up_no_other_and_its_segment_waits_for_it(
+    rooms: Rooms, shared: JobStore, bucket: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relaypacs.stager.LONGEST_SECONDS", 0.2)
+    sweep = shared_sweep(rooms, shared, bucket)
+    (first,) = received(rooms, shared, 1)
+    rooms.writer.close()
+    gate = bucket.gates[first.file_length] = threading.Event()
+    rooms.clock.now += 10
+    assert sweep.step(), "there is more to do"
+    # Nothing is owed of it any more; but what is on its way to the bucket gets a row that names it.
+    now = rooms.clock.now
+    claims = shared.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=now)
+    shared.settle([Settlement(one, Delivered(), now, now) for one in claims], now)
+    rooms.writer = rooms.new_writer()
+    rooms.receive("1.2.77", dataset("1.2.77", body=bytes(9000)))
+    rooms.writer.close()
+    rooms.intake.recover()
+    rooms.clock.now += 10
+    assert sweep.step()
+    assert [shared.trace(uid)[0].staged for uid in ("1.2.0", "1.2.77")] == [False, True]
+    assert [one.stem for one in rooms.segments()] == [first.generation]
+    gate.set()
+    for _ in range(20):
+        rooms.clock.now += 10
+        sweep.step()
+    assert bucket.begun == 2, "each once"
+    assert rooms.segments() == []
+    (named,) = shared.copies.staged(since=0.0, after=0, limit=9)
+    assert [key for key, _ in bucket.scan()] == [named.location.staged_key], "and the first is purged"
+    assert named.sop_instance_uid == "1.2.77"
+
+
+def test_what_ended_is_told_together_and_again_where_the_job_table_refused(
+    rooms: Rooms, shared: JobStore, bucket: Counted, stager: Stager, tmp_path: Path
+) -> None:
+    found = received(rooms, shared, 3)
+    bucket.bad = {found[1].file_offset}
+    ended = threading.Semaphore(0)
+    stager.begin(found, ended.release)
+    stager.begin(found)
+    assert all(ended.acquire(timeout=30) for _ in found)
+    with closing(sqlite3.connect(next(tmp_path.rglob("*.sqlite")))) as table:
+        table.execute("CREATE TRIGGER away BEFORE UPDATE ON instance BEGIN SELECT RAISE(ABORT, 'away'); END")
+        for _ in range(2):
+            with pytest.raises(JobsError):
+                stager.told()
+        assert stager.going() == {row.instance_id for row in found}
+        table.execute("DROP TRIGGER away")
+    outcomes = stager.told()
+    assert [str(outcomes[row.instance_id]) for row in found] == ["None", "a bad one", "None"]
+    assert (bucket.begun, stager.staged, stager.going()) == (3, 2, set())
+    (left,) = shared.to_stage(NODE, received_before=1e12, keep=True, limit=9)
+    assert left.instance_id == found[1].instance_id
+
+
 def test_stopped_it_begins_nothing_more(rooms: Rooms, shared: JobStore, bucket: Counted, stager: Stager) -> None:
     found = received(rooms, shared, 20)
     bucket.gate.clear()
@@ -168,25 +249,9 @@ def test_what_a_killed_process_put_without_a_row_gets_one_and_is_purged(
     """Nobody wants the bytes kept; in shared staging no row says before a put that it will be there."""
     (row,) = received(rooms, shared, 1)
 
-    def new_life() -> Sweep:
-        return Sweep(
-            node=NODE,
-            reader=rooms.reader,
-            jobs=shared,
-            staging=bucket,
-            intake=rooms.intake,
-            nudged=rooms.rows_changed,
-            hash_key=b"key",
-            hot_seconds=0.0,
-            keep_seconds=0.0,
-            min_free_bytes=0,
-            date="study",
-            shared=True,
-            clock=rooms.clock,
-        )
-
     with rooms.reader.pin(row.generation) as pin:
-        bucket.put(new_life()._stager._key(row), pin.fileno(), row.file_offset, row.file_length)
+        key = shared_sweep(rooms, shared, bucket)._stager._key(row)
+        bucket.put(key, pin.fileno(), row.file_offset, row.file_length)
 
     def deliver() -> None:
         now = rooms.clock.now
@@ -198,7 +263,7 @@ def test_what_a_killed_process_put_without_a_row_gets_one_and_is_purged(
         deliver()
     rooms.writer.close()
     rooms.clock.now += 10
-    sweep = new_life()
+    sweep = shared_sweep(rooms, shared, bucket)
     for _ in range(3):
         sweep.step()
         rooms.clock.now += 10

@@ -13,7 +13,7 @@ from relaypacs.jobs.associations import Asked
 from relaypacs.model import Deferred, Delivered, Failed, Scope, Settlement
 from relaypacs.sweep import BATCH
 from tests.unit.jobs.made import end
-from tests.unit.relay_rooms import Rooms, dataset
+from tests.unit.relay_rooms import NODE, Rooms, dataset
 
 DAY = 86400.0
 
@@ -221,6 +221,43 @@ def test_one_instance_that_cannot_be_copied_holds_up_no_other(tmp_path: Path) ->
         rooms.sweep.step()
     assert [rooms.jobs.trace(uid)[0].staged for uid in ("1.2.0", "1.2.1", "1.2.2")] == [True, True, False]
     assert rooms.segments() == [segment]
+
+
+def test_what_was_kept_long_enough_does_not_come_back_out_of_an_open_segment(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, keep_seconds=DAY)
+    received(rooms)
+    rooms.deliver_all()
+    rooms.clock.now += 3
+    rooms.sweep.step()
+    rooms.clock.now += 2 * DAY
+    for _ in range(2):
+        rooms.sweep.step()
+        assert rooms.staged_files() == []
+    assert len(rooms.segments()) == 1
+    rooms.writer.close()
+    rooms.sweep.step()
+    assert rooms.segments() == []
+
+
+def test_one_file_that_cannot_be_deleted_holds_up_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    rooms = Rooms(tmp_path, keep_seconds=DAY)
+    received(rooms, 3)
+    rooms.deliver_all()
+    rooms.clock.now += 3
+    rooms.sweep.step()
+    first = rooms.staged_files()[0]
+    first.rename(tmp_path / "aside")
+    first.mkdir()  # unlink(2) refuses it
+    (first / "in it").touch()
+    rooms.clock.now += 2 * DAY
+    for _ in range(2):
+        with pytest.raises(StagingError):
+            rooms.sweep.step()
+        assert rooms.staged_files() == [first]
+    (first / "in it").unlink()
+    first.rmdir()
+    rooms.sweep.step()
+    assert rooms.jobs.purgeable(NODE, settled_before=None, limit=9) == []
 
 
 def test_on_a_short_disk_what_is_only_kept_goes_and_what_is_owed_stays(tmp_path: Path) -> None:
