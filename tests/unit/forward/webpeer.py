@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from relaypacs.dicom.part10 import read_file_head
 
+_DRIP_SECONDS = 0.1
+
 
 @dataclass
 class Request:
@@ -24,12 +26,16 @@ class Request:
 
 @dataclass
 class Reply:
-    """What to answer. `cut`: close the connection without any answer."""
+    """What to answer. `cut`: close the connection without any answer; `silent`: keep it, and say nothing; `drip`: a
+    byte of the body at a time; `endless_head`: header after header."""
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+    silent: bool = False
+    drip: bool = False
+    endless_head: bool = False
 
 
 def module(stored: Sequence[str] = (), failed: Mapping[str, int | None] | None = None, others: int = 0) -> bytes:
@@ -55,6 +61,7 @@ class WebPeer:
     def __init__(self, answer: Callable[[Request], Reply]) -> None:
         self.requests: list[Request] = []
         self.connections = 0
+        self.closing = threading.Event()
         peer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -79,11 +86,22 @@ class WebPeer:
                 if reply.cut:
                     self.close_connection = True
                     return
+                if reply.silent:
+                    peer.closing.wait()
+                    return
                 self.send_response(reply.status)
+                while reply.endless_head and not peer.closing.wait(_DRIP_SECONDS):
+                    self.send_header("X-More", "and more")
+                    self.flush_headers()
                 for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(reply.body)
+                for start in range(len(reply.body) if reply.drip else 0):
+                    self.wfile.write(reply.body[start : start + 1])
+                    if peer.closing.wait(_DRIP_SECONDS):
+                        return
+                if not reply.drip:
+                    self.wfile.write(reply.body)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -98,6 +116,7 @@ class WebPeer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

@@ -1,0 +1,165 @@
+"""Stand-ins for PACS that misbehave, and how eight deliveries to each stand afterwards: a table for each protocol.
+
+`tests/flow/test_forward_bad_peers.py` tries each beside a good neighbour; `scripts/bench neighbours` measures what the
+neighbour notices of it.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from relaypacs.dicom.command import encode_response
+from relaypacs.model import State
+from tests.unit.forward.dimsepeer import Connection
+from tests.unit.forward.webpeer import Reply, Request, module
+
+OBJECTS = 8
+DELIVERED, FAILED, DEFERRED, QUEUED = State.DELIVERED, State.FAILED, State.DEFERRED, State.QUEUED
+Serve = Callable[[Connection], None]
+NEVER = {DEFERRED: 1, QUEUED: OBJECTS - 1}
+"""One attempt was counted, and nothing else was tried."""
+
+
+def rejects(result: int, source: int, reason: int) -> Serve:
+    def serve(peer: Connection) -> None:
+        peer.read_pdu()
+        peer.send(struct.pack(">BxIxBBB", 3, 4, result, source, reason))
+        peer.read_pdu()
+
+    return serve
+
+
+def answers(*statuses: int) -> Serve:
+    """Each in turn, over all of its life."""
+    given: list[int] = []
+
+    def serve(peer: Connection) -> None:
+        peer.accept()
+        while peer.store(statuses[len(given) % len(statuses)]):
+            given.append(0)
+
+    return serve
+
+
+def aborts_instead_of_accepting(peer: Connection) -> None:
+    peer.read_pdu()
+    peer.abort()
+
+
+def aborts_when_an_object_begins(peer: Connection) -> None:
+    peer.accept()
+    peer.read_pdu()
+    peer.abort()
+
+
+def aborts_after_the_object(peer: Connection) -> None:
+    peer.accept()
+    peer.read_object()
+    peer.abort()
+
+
+def aborts_between_objects(peer: Connection) -> None:
+    peer.accept()
+    peer.store()
+    peer.abort()
+
+
+def resets_after_success(peer: Connection) -> None:
+    peer.accept()
+    peer.store()
+    time.sleep(0.05)  # so that the answer is read before the reset overtakes it
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.file.close()
+    peer.socket.close()
+
+
+def hangs_before_accepting(peer: Connection) -> None:
+    peer.read_pdu()
+    peer.file.read(1)
+
+
+def hangs_in_an_object(peer: Connection) -> None:
+    peer.accept()
+    peer.file.read(500)
+    time.sleep(5)
+
+
+def hangs_before_the_answer(peer: Connection) -> None:
+    peer.accept()
+    peer.read_object()
+    peer.file.read(1)
+
+
+def half_an_answer(peer: Connection) -> None:
+    peer.accept()
+    peer.read_object()
+    peer.send(b"\x04\x00\x00\x00\x00\x40\x00\x00")
+    peer.file.read(1)
+
+
+def answers_another_message(peer: Connection) -> None:
+    peer.accept()
+    context_id, command, _ = peer.read_object()
+    if command is not None:
+        ours, other = (struct.pack("<HHIH", 0, 0x0120, 2, one) for one in (command.message_id or 0, 999))
+        peer.send_message(context_id, encode_response(command, 0).replace(ours, other))
+        peer.file.read(1)
+
+
+DIMSE: dict[str, tuple[Serve, dict[State, int]]] = {
+    "rejects for good": (rejects(1, 1, 1), NEVER),
+    "rejects our title": (rejects(1, 1, 3), NEVER),
+    "rejects for now": (rejects(2, 3, 2), NEVER),
+    "aborts instead of accepting": (aborts_instead_of_accepting, NEVER),
+    "aborts when an object begins": (aborts_when_an_object_begins, NEVER),
+    "aborts after the object": (aborts_after_the_object, NEVER),
+    "aborts between objects": (aborts_between_objects, {DELIVERED: OBJECTS}),
+    "resets after Success": (resets_after_success, {DELIVERED: OBJECTS}),
+    "hangs before accepting": (hangs_before_accepting, NEVER),
+    "hangs in an object": (hangs_in_an_object, NEVER),
+    "hangs before the answer": (hangs_before_the_answer, NEVER),
+    "half an answer": (half_an_answer, NEVER),
+    "answers another message": (answers_another_message, NEVER),
+    "half refused": (answers(0x0000, 0xC001), {DELIVERED: OBJECTS // 2, FAILED: OBJECTS // 2}),
+    "has it already": (answers(0x0111), {DELIVERED: OBJECTS}),
+    "warns": (answers(0xB007), {DELIVERED: OBJECTS}),
+    "unknown status": (answers(0x4711), {DEFERRED: OBJECTS}),
+    "Pending": (answers(0xFF00), {DEFERRED: OBJECTS}),
+}
+
+
+def lies(request: Request) -> Reply:
+    return Reply(200, module(["1.2.3.4.5"]))
+
+
+def one_of_them_is_bad(request: Request) -> Reply:
+    """400, with the good ones stored and listed."""
+    good = [uid for uid in request.uids if not uid.endswith(".3")]
+    return Reply(400, module(good, {uid: 0xC000 for uid in request.uids if uid not in good}))
+
+
+WEB: dict[str, tuple[Callable[[Request], Reply], dict[State, int]]] = {
+    "200 with empty sequences": (lambda _: Reply(200, module()), {DEFERRED: OBJECTS}),
+    "400 with the good ones stored": (one_of_them_is_bad, {DELIVERED: OBJECTS - 1, FAILED: 1}),
+    "names a UID nobody sent": (lies, {FAILED: OBJECTS}),
+    "truncated JSON": (lambda request: Reply(200, module(request.uids)[:-20]), {DEFERRED: OBJECTS}),
+    "a body without end": (lambda request: Reply(200, module(request.uids) + b" " * (4 << 20)), {DEFERRED: OBJECTS}),
+    "cuts the connection": (lambda _: Reply(200, cut=True), {DEFERRED: OBJECTS}),
+    "409 with reasons": (lambda r: Reply(409, module([], dict.fromkeys(r.uids, 43264))), {FAILED: OBJECTS}),
+    "409, all there already": (lambda r: Reply(409, module([], dict.fromkeys(r.uids, 45070))), {DELIVERED: OBJECTS}),
+    "401": (lambda _: Reply(401), {DEFERRED: OBJECTS}),
+    "404": (lambda _: Reply(404), {DEFERRED: OBJECTS}),
+    "413": (lambda r: Reply(413 if r.files else 503), {DEFERRED: 3, QUEUED: OBJECTS - 3}),
+    "415": (lambda r: Reply(415 if r.files else 503), {DEFERRED: 3, QUEUED: OBJECTS - 3}),
+    "429": (lambda _: Reply(429, headers={"Retry-After": "60"}), {DEFERRED: OBJECTS}),
+    "503": (lambda _: Reply(503), {DEFERRED: OBJECTS}),
+    "drips its answer": (lambda request: Reply(200, module(request.uids), drip=True), {DEFERRED: OBJECTS}),
+    "never ends its head": (lambda _: Reply(200, endless_head=True), {DEFERRED: OBJECTS}),
+    "never answers": (lambda _: Reply(200, silent=True), {DEFERRED: OBJECTS}),
+    "redirects": (lambda _: Reply(307, headers={"Location": "http://169.254.169.254/"}), {DEFERRED: OBJECTS}),
+}
+SLOW = ("drips its answer", "never ends its head", "never answers")
+"""What ends by a timeout."""
