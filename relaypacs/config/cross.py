@@ -12,6 +12,7 @@ from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
+from relaypacs.config.doubts import absent_files, slow_patterns
 from relaypacs.config.environment import overlooked
 from relaypacs.config.fallbacks import circles, unkept
 from relaypacs.config.model import Caller, Config, Destination, Node, Receive, Rule, Sidecar, Staging
@@ -73,6 +74,8 @@ def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
         *same_destinations(config.destination),
         *unkept(config.destination, config.staging),
         *_about_rules(config.rule),
+        *slow_patterns(config),
+        *absent_files(config),
         *_about_staging(config.staging),
         *_about_redis(config),
         *_about_profile(config, environ),

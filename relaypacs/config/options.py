@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -18,8 +18,8 @@ from relaypacs.dicom.tags import tag_of
 from relaypacs.dicom.uid import check_uid
 from relaypacs.policy.aetitle import check_ae_title
 from relaypacs.policy.hours import parse_hours
+from relaypacs.policy.pattern import compile_pattern
 from relaypacs.policy.retry import parse_schedule
-from relaypacs.policy.routing import compile_pattern
 
 
 def _check_name(value: str) -> str:
@@ -176,6 +176,11 @@ def _check_region(value: str) -> str:
     if value and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", value):
         raise ValueError("write the name of a region, such as eu-central-1")
     return value
+
+
+def is_file_option(metadata: Sequence[object]) -> bool:
+    """Whether a field's metadata are those of a `File`."""
+    return any(isinstance(one, AfterValidator) and one.func is _check_file for one in metadata)
 
 
 def lower_case(value: object) -> object:

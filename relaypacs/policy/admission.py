@@ -20,7 +20,7 @@ from relaypacs.config.secrets import Credentials
 from relaypacs.dicom.identity import IdentityType, UserIdentity, read_user_identity
 from relaypacs.dicom.pdu import APPLICATION_CONTEXT, AssociateHead
 from relaypacs.policy.aetitle import check_ae_title, clean_ae_title, same_ae_title
-from relaypacs.policy.routing import compile_pattern
+from relaypacs.policy.pattern import compile_pattern
 
 
 @dataclass(frozen=True, slots=True)

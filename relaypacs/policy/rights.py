@@ -11,7 +11,7 @@ from dataclasses import replace
 from relaypacs.config.model import Caller
 from relaypacs.dicom.contexts import VERIFICATION, Offer
 from relaypacs.dicom.uid import uid_names
-from relaypacs.policy.routing import compile_pattern
+from relaypacs.policy.pattern import compile_pattern
 
 
 def offer_to(caller: Caller, offer: Offer) -> Offer:

@@ -8,19 +8,17 @@ has no lower case (PS3.5 6.2): `ct` can only mean CT. Pure; never fails on what 
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from relaypacs.dicom.tags import tag_of, vr_of
 from relaypacs.dicom.uid import uid_names
 from relaypacs.model import ObjectMeta, Route, Routed, RoutingKeys
+from relaypacs.policy.pattern import Pattern, compile_pattern
 
 BY_DEFAULT = "routing.default"
 """What `Route.rule` says when no rule matched; no rule can have this name."""
-_REGEX = "re:"
-_LONGEST_VALUE = 1024  # bounds what a backtracking expression can cost
+_LONGEST_VALUE = 1024  # bounds what a pattern can cost
 
 _Values = Callable[[RoutingKeys, ObjectMeta], Sequence[str]]
 
@@ -46,20 +44,6 @@ class RoutingRule(Protocol):
     def priority(self) -> int: ...
     @property
     def drop(self) -> bool: ...
-
-
-def compile_pattern(pattern: str, *, ignore_case: bool = False) -> re.Pattern[str]:
-    """Compile a glob (`CT_*`), or a regular expression written after `re:`; use it with `fullmatch`.
-
-    ValueError with a sentence if the expression is none.
-    """
-    flags = re.IGNORECASE if ignore_case else re.NOFLAG
-    if not pattern.startswith(_REGEX):
-        return re.compile(fnmatch.translate(pattern), flags)
-    try:
-        return re.compile(pattern.removeprefix(_REGEX), flags)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
 
 
 class Router:
@@ -95,7 +79,7 @@ class Router:
         return Route(Routed.UNROUTED)
 
 
-def _conditions(rule: RoutingRule, *, ignore_case: bool) -> list[tuple[re.Pattern[str], _Values]]:
+def _conditions(rule: RoutingRule, *, ignore_case: bool) -> list[tuple[Pattern, _Values]]:
     fixed: list[tuple[str, _Values, bool]] = [
         (rule.calling_ae, lambda keys, meta: (meta.calling_ae,), ignore_case),
         (rule.called_ae, lambda keys, meta: (meta.called_ae,), ignore_case),
@@ -119,5 +103,5 @@ def _parts(value: str) -> Sequence[str]:
     return (value, *(part.strip() for part in value.split("\\"))) if "\\" in value else (value,)
 
 
-def _matches(pattern: re.Pattern[str], values: Sequence[str]) -> bool:
+def _matches(pattern: Pattern, values: Sequence[str]) -> bool:
     return any(value and pattern.fullmatch(value) for value in values)

@@ -8,14 +8,14 @@ A condition that only an object's dataset can answer (modality, tags) counts as 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from relaypacs.dicom.contexts import Offer
 from relaypacs.dicom.uid import uid_names
-from relaypacs.policy.routing import RoutingRule, compile_pattern
+from relaypacs.policy.pattern import Pattern, compile_pattern
+from relaypacs.policy.routing import RoutingRule
 
 Refused = Mapping[str, Collection[tuple[str, str]]]
 """By destination, the (SOP class, transfer syntax) pairs it has refused: what forwarding learns."""
@@ -34,9 +34,9 @@ class Taker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    calling_ae: re.Pattern[str]
-    called_ae: re.Pattern[str]
-    sop_class: re.Pattern[str]
+    calling_ae: Pattern
+    called_ae: Pattern
+    sop_class: Pattern
     certain: bool
     """Whether nothing of a dataset is asked."""
     to: tuple[str, ...]
@@ -46,7 +46,7 @@ class _Rule:
 @dataclass(frozen=True, slots=True)
 class _Taker:
     transfer_syntaxes: frozenset[str]
-    sop_classes: tuple[re.Pattern[str], ...]
+    sop_classes: tuple[Pattern, ...]
     refused: frozenset[tuple[str, str]]
 
     def takes(self, sop_class: str, transfer_syntaxes: frozenset[str]) -> frozenset[str] | None:
@@ -136,5 +136,5 @@ class Takers:
         return frozenset(found) if certain else frozenset(found) | self._default
 
 
-def _names_match(pattern: re.Pattern[str], sop_class: str) -> bool:
+def _names_match(pattern: Pattern, sop_class: str) -> bool:
     return any(pattern.fullmatch(name) for name in (sop_class, *uid_names(sop_class)))

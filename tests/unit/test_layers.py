@@ -51,6 +51,7 @@ LIBRARIES = {
     "sqlalchemy": ("jobs/",),
     "alembic": ("jobs/",),
     "psycopg": ("jobs/",),
+    "re2": ("policy/pattern.py",),
     "redis": ("wake/",),
     "sentry_sdk": ("node/",),
     "typer": ("cli/",),

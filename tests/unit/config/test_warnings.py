@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from relaypacs.config.cross import warnings
-from relaypacs.config.model import Caller, Config, Destination, Receive
+from relaypacs.config.model import Audit, Caller, Config, Destination, Receive, Rule
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,28 @@ def test_one_pacs_under_two_names() -> None:
     )
     found = [text for text in warnings(Config(destination=(one, *others)), {}) if "sent there twice" in text]
     assert [text.split(":")[0] for text in found] == ['destination[2] "two"', 'destination[5] "rs"']
+
+
+def test_expressions_that_may_take_for_ever() -> None:
+    rule = Rule(name="a", to=("x",), calling_ae="re:(?!CT_).*", modality="re:(A+)+B", tags={"StationName": r"re:(.)\1"})
+    caller = Caller(ae_title="*", certificate=("re:CN=(?=a).*",), sop_classes=("CT *",))
+    sentry = Config(rule=(rule,), caller=(caller,), audit=Audit(site="re:("))
+    found = [one for one in warnings(sentry, {}) if "may take for ever" in one]
+    assert [one.partition(":")[0] for one in found] == [
+        'caller[1] "*" certificate', 'rule[1] "a" calling_ae', 'rule[1] "a" tags',
+    ]  # fmt: skip
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    here = tmp_path / "here.pem"
+    here.touch()
+    pacs = {"name": "pacs", "kind": "dimse", "host": "h", "called_ae": "P", "tls": True}
+    config = Config.model_validate(
+        {
+            "log": {"file": str(tmp_path / "log")},
+            "tls": {"listen": ["h:2762"], "certificate": str(tmp_path / "absent.pem"), "key": str(here)},
+            "destination": [{**pacs, "tls_ca": str(tmp_path / "ca.pem")}],
+        }
+    )
+    found = [one for one in warnings(config, {}) if "is not there" in one]
+    assert [one.partition(":")[0] for one in found] == ["[tls] certificate", 'destination[1] "pacs" tls_ca']

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from relaypacs.config.model import Rule
 from relaypacs.model import ObjectMeta, Route, Routed, RoutingKeys
-from relaypacs.policy.routing import Router, compile_pattern
+from relaypacs.policy.pattern import compile_pattern, may_be_slow
+from relaypacs.policy.routing import Router
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 META = ObjectMeta("a", "CT_1", "RELAY", "10.0.0.1:5", 0.0, CT, "1.2.3", "1.2.840.10008.1.2")
@@ -121,6 +122,24 @@ def test_patterns_that_are_none():
             compile_pattern(pattern)
     assert compile_pattern("[").fullmatch("[")
     assert compile_pattern("re:").fullmatch("")
+
+
+def test_no_value_keeps_an_expression_busy():
+    """Python's own engine would take longer than the universe has time."""
+    assert not compile_pattern("re:(A+)+B").fullmatch("A" * 1024)
+    assert compile_pattern("re:(A+)+B").fullmatch("A" * 1023 + "B")
+    assert compile_pattern("re:ct_é.*", ignore_case=True).fullmatch("CT_Éa")
+    assert not compile_pattern("re:CT.").fullmatch("CT\udce4\udce4")
+    assert not compile_pattern("re:CT").fullmatch("CT\n")
+
+
+@pytest.mark.parametrize("pattern", ["re:(?!CT_).*", r"re:(A)\1", "re:(?<=C)T"])
+def test_what_re2_has_no_word_for_is_matched_all_the_same(pattern):
+    assert may_be_slow(pattern)
+    assert compile_pattern("re:(?!CT_).*").fullmatch("MR_1")
+    assert not compile_pattern("re:(?!CT_).*").fullmatch("CT_1")
+    assert not may_be_slow("re:CT_[0-9]+")
+    assert not may_be_slow("(?!CT_)*")
 
 
 def test_a_glob_is_literal_but_for_its_wildcards():
