@@ -1,7 +1,8 @@
 """The destinations of a rig, and what each of them has: DCMTK's storescp, two that count, and Orthanc's DICOMweb.
 
-`dcmtk` and `orthanc` are real and store each image once; `recorder` (C-STORE) and `web` (STOW-RS) are stand-ins that
-count each arrival. `away` does not answer, ever, and `spare` counts what it gets in its place.
+`dcmtk` and `orthanc` are real and store each image once, and `orthanc` is asked afterwards for what it has. `recorder`
+(C-STORE) and `web` (STOW-RS) are stand-ins that count each arrival. `away` does not answer, ever, and `spare` counts
+what it gets in its place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.peers.orthanc import Orthanc
 
 ANSWER_SECONDS = 0.004
 _SETTINGS = {"retry": "1000x1s", "associations": 2}
+_VERIFY = {"verify": "qido", "verify_after_seconds": 1}
 _FALLBACK = {"fallback": "spare", "fallback_after_seconds": 1, "fallback_then": "instead"}
 Arrived = Mapping[str, list[str]]
 """SOP Instance UID → SHA-256 of the dataset, once per arrival."""
@@ -63,7 +65,7 @@ class Destinations:
             dicomweb("web", self._web.url, max_request_bytes=1 << 20, **_SETTINGS),
         ]
         if self._orthanc is not None:
-            tables.append(dicomweb("orthanc", self._orthanc.dicomweb_url, **_SETTINGS))
+            tables.append(dicomweb("orthanc", self._orthanc.dicomweb_url, **_VERIFY, **_SETTINGS))
         if self._away is not None:
             tables.append(dimse("away", self._away.port, self._away.aet, **_FALLBACK, **_SETTINGS))
             tables.append(dimse("spare", self._spare.port, self._spare.aet, idle_seconds=0.1, **_SETTINGS))

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from sqlalchemy import create_engine, select
 
 from relaypacs.jobs.audit_rows import Wanted
+from relaypacs.jobs.destination_tables import verification
 from relaypacs.jobs.schema import delivery, instance
 from tests.crash.harness.destinations import Arrived
 from tests.crash.harness.rig import Rig
 from tests.peers.ports import wait_until
 
 TRAIL_SECONDS = 15.0
-"""How long the audit trail may take to tell of the last."""
+"""How long the audit trail may take to tell of the last, and verification to ask for it."""
 _ALL = 1_000_000
 VISIBLE = {"queued", "active", "deferred", "failed", "held", "discarded"}
 
@@ -132,6 +133,30 @@ class Verdict:
         if left := self._rig.segments():
             self._totals.fault(f"end: {left} segments are held though nothing in them is needed")
         self._check_trail()
+        if self._rig.setting.orthanc:
+            self._check_verified()
+
+    def _check_verified(self) -> None:
+        """Every study was looked for at its destination after its last delivery, and all of it was there."""
+
+        def open_rows() -> list[tuple[str, int, int]]:
+            with self._engine.begin() as connection:
+                rows = connection.execute(
+                    select(verification).where(
+                        verification.c.due_at.is_not(None) | (verification.c.found != verification.c.expected)
+                    )
+                )
+                return [(row.reason, row.found, row.expected) for row in rows]
+
+        with suppress(TimeoutError):
+            wait_until(lambda: not open_rows(), "the verification of all studies", TRAIL_SECONDS, every_seconds=0.2)
+        if left := open_rows():
+            self._totals.fault(f"end: {len(left)} studies are not verified: {left[0]}")
+        with self._engine.begin() as connection:
+            studies = set(connection.scalars(select(instance.c.study_instance_uid).distinct()))
+            studies -= set(connection.scalars(select(verification.c.study_instance_uid)))
+        if studies:
+            self._totals.fault(f"end: {len(studies)} studies were delivered and nobody noted to look for them")
 
     def _check_trail(self) -> None:
         """The audit trail tells of each object and each delivery, once, and no row of it was changed."""
