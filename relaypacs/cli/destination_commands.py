@@ -62,6 +62,8 @@ def add(
             host, port = endpoint(to)
         except ValueError as problem:
             raise typer.BadParameter(f"--to: {problem}, or a URL of a DICOMweb service") from None
+        if not called:
+            raise typer.BadParameter("--called is missing: the AE title under which it is called by C-STORE")
         options = {"name": name, "kind": "dimse", "host": host, "port": port, "called_ae": called}
     options |= {"calling_ae": calling, "tls": tls, "tls_ca": tls_ca, "credentials_env": credentials_env}
     raise typer.Exit(

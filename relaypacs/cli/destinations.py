@@ -65,10 +65,16 @@ def add(
         return 0
     written = writing.write(change, path, environ, meant)
     say.out(text)
+    prefix = given.get("credentials_env")
     if code := writing.finish([written], path, config.run_dir):
+        if prefix:
+            say.tell(
+                f"Secrets count where the node is started, not in this shell: give it {prefix}_TOKEN, or "
+                f"{prefix}_USERNAME and {prefix}_PASSWORD (or …_FILE), start it again, then add {given['name']}."
+            )
         return code
     noted.changed(config, "destination add", given["name"])
-    if prefix := given.get("credentials_env"):
+    if prefix:
         say.tell(
             f"A node that is started needs {prefix}_TOKEN, or {prefix}_USERNAME and {prefix}_PASSWORD (or …_FILE)."
         )

@@ -79,7 +79,10 @@ def _check_host(value: str) -> str:
 def _check_caller_pattern(value: str) -> str:
     if not value.strip() or not value.isascii() or not value.isprintable() or "\\" in value:
         raise ValueError("write an AE title (ASCII, no backslash or control character), in which `*` and `?` match")
-    return value.strip()
+    title = value.strip()
+    if (longest := len(title.replace("*", ""))) > 16:  # PS3.5 6.2
+        raise ValueError(f"no AE title is like that: it has 1 to 16 characters, not {longest}")
+    return title
 
 
 def _check_endpoint(value: str) -> str:

@@ -52,7 +52,8 @@ class Auditing:
         before, self._config = self._config, config
         self._addresses = _addresses(config)
         changed = [name for name in Config.model_fields if getattr(before, name) != getattr(config, name)]
-        self._teller.note("config-taken", {"changed": changed})
+        if changed:  # not where the files were put back
+            self._teller.note("config-taken", {"changed": changed})
 
     def stop(self) -> None:
         """Tell what there is and that the node stops, send it if the collector is there, and end."""

@@ -25,9 +25,12 @@ def test_whatever_the_node_refuses_is_put_back(tmp_path: Path) -> None:
             assert (done.returncode, files(node)) == (1, first), done.stdout
             assert "NOT_THE_NODES_USERNAME and NOT_THE_NODES_PASSWORD" in done.stdout
             assert PUT_BACK in done.stdout
+            assert "Secrets count where the node is started" in done.stdout
             assert state(node)["rejected"] == [], "the node reads what it had, and was waited for"
         assert node.metric("relaypacs_config_rejected") == 0
         assert node.metric("relaypacs_config_version") == 1
+        told = [row["kind"] for row in node.cli_json("audit")["rows"]]
+        assert not {"config", "config-taken"} & set(told), "what is as it was is no change"
         # A version that lacks what is owed something.
         words = ["destination", "add", "nowhere", "--to", "127.0.0.1:9", "--called", "PACS", "--everything"]
         assert node.cli(*words).returncode == 0
