@@ -118,15 +118,20 @@ class Destination(Section):
         "none",
         description="Ask afterwards whether what was delivered is there, and send again what is not: by C-FIND (dimse) or QIDO-RS (dicomweb).",
     )
+    verify_called_ae: str = Field("", description="dimse: AE title that is asked by C-FIND. Default: `called_ae`.")
+    verify_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="dimse: TCP port that is asked by C-FIND; 0 is `port`."
+    )
     verify_after_seconds: Seconds = Field(
         30.0, description="When it is asked: so long after the last delivery of a study, in seconds."
     )
     verify_rounds: Annotated[int, Field(ge=0, le=10)] = Field(
-        3, description="How often what is missing there is sent again; then it is a dead letter."
+        3,
+        description="How often what is missing there is sent again, each time after four times as long a wait; then it is a dead letter.",
     )
     refused_for_seconds: Annotated[float, Field(ge=0, le=30 * 86400)] = Field(
         3600.0,
-        description="dimse: how long a SOP class and transfer syntax it refused are offered to no caller that sends there alone, until it is asked again, in seconds; 0 is not at all.",
+        description="How long a SOP class and transfer syntax it refused are offered to no caller that sends there alone, until it is asked again, in seconds; 0 is not at all.",
     )
 
     def inconsistencies(self) -> Iterator[str]:
@@ -137,6 +142,8 @@ class Destination(Section):
             yield "`fallback` is the destination itself; name another"
         if self.verify not in ("none", "c-find" if self.kind == "dimse" else "qido"):
             yield "`verify` is c-find for dimse, qido for dicomweb"
+        if (self.verify_called_ae or self.verify_port) and self.verify != "c-find":
+            yield '`verify_called_ae` and `verify_port` are for verify = "c-find"'
         if self.kind == "dimse":
             yield from self._dimse_problems()
         elif self.kind == "dicomweb":
@@ -147,7 +154,8 @@ class Destination(Section):
             yield "a dimse destination needs `host`"
         if self.port == 0:
             yield "a dimse destination needs `port` (1-65535)"
-        for option, title in (("called_ae", self.called_ae), ("calling_ae", self.calling_ae)):
+        titles = {"called_ae": self.called_ae, "calling_ae": self.calling_ae, "verify_called_ae": self.verify_called_ae}
+        for option, title in titles.items():
             if not title and option == "called_ae":
                 yield "a dimse destination needs `called_ae`"
             elif title:

@@ -42,9 +42,9 @@ def find(destination: Destination, calling_ae: str, study: str, wanted: Wanted, 
     try:
         association = associate(
             destination.host,
-            destination.port,
+            destination.verify_port or destination.port,
             calling_ae=own or calling_ae,
-            called_ae=destination.called_ae,
+            called_ae=destination.verify_called_ae or destination.called_ae,
             contexts=[(STUDY_ROOT_FIND, SYNTAXES)],
             connect_timeout_seconds=destination.connect_timeout_seconds,
             response_timeout_seconds=destination.response_timeout_seconds,

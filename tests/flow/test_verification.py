@@ -80,6 +80,8 @@ def test_orthanc_is_asked_by_both_protocols(orthanc: Callable[..., Orthanc]) -> 
     peer = orthanc(DicomAlwaysAllowFind=True)
     uids = stored(peer.dicom_port, peer.aet, 450)  # more than two pages of a search
     finds(by_c_find(peer.dicom_port), uids)
+    elsewhere = by_c_find(1, verify="c-find", verify_port=peer.dicom_port, verify_called_ae=peer.aet)
+    assert elsewhere(f"{STUDY}.80", {SERIES: uids}, False) == Listed(frozenset(uids))
     finds(by_qido(peer.dicomweb_url), uids)
 
 

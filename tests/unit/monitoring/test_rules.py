@@ -97,6 +97,10 @@ CASES = {
     ),
     "BacklogOld": _steady("relaypacs_queue_oldest_seconds", ',destination="pacs"', "3700+60", "10+60"),
     "DeadLetters": _steady("relaypacs_queue_deliveries", ',destination="pacs",state="failed"', "1+0", "0+0"),
+    "PacsLosesObjects": Case(
+        {f'relaypacs_verified_missing_total{{{NODE},destination="pacs"}}': "0x5 2x30"},
+        {f'relaypacs_verified_missing_total{{{NODE},destination="pacs"}}': "2x30"},
+    ),
     "SpoolFillsSoon": Case(
         {
             f"relaypacs_spool_free_bytes{{{NODE}}}": "100000-500x60",
