@@ -2,16 +2,18 @@
 
 Canaries stand in the objects, and in what a destination that quotes them answers. They are looked for in the log at
 its finest, metrics, health, error comments, Redis (what is there, and every command sent to it), Sentry's events, and
-the bucket's keys and metadata.
+the bucket's keys and metadata. In the audit trail, which is about studies, for all but UIDs.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pynetdicom import AE
@@ -80,6 +82,11 @@ def _listening(server: RedisServer) -> Iterator[list[str]]:
         monitor.terminate()
 
 
+def _trail(relay: Node) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = relay.cli_json("audit", "--limit", "1000")["rows"]
+    return found
+
+
 def test_no_canary_sings(tmp_path: Path, node: Callable[..., Node], storescp: Callable[..., StoreScp]) -> None:
     archive, ingest = storescp(), Ingest()
     quoting = f"no room for {PATIENT['PatientName']} ({WORDS[1]})".encode()
@@ -129,10 +136,16 @@ def test_no_canary_sings(tmp_path: Path, node: Callable[..., Node], storescp: Ca
             "keys": "\n".join(storage.objects()),
             "metadata": repr(metadata),
         }
+        told_of = {"received", "delivered", "failed", "refused"}
+        wait_until(lambda: told_of <= {row["kind"] for row in _trail(relay)}, "it is told", 30.0, every_seconds=1.0)
+        trail = _trail(relay)
         relay.stop()
     ingest.server.shutdown()
     log = [line for line in relay.log().splitlines() if f'"user_id": "{WORDS[0]}"' not in line]
     places["log"] = "\n".join(log)
+    # The audit trail is about studies, so UIDs are in it; who was refused is called as it called itself.
+    told = json.dumps([row for row in trail if row["actor"] != WORDS[0]])
+    assert not [canary for canary in WORDS if canary in told]
     uids = _uids([*files, *large])
     for place, text in places.items():
         assert text, place
