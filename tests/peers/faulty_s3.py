@@ -50,10 +50,13 @@ class FaultyS3:
         self.connections = 0
         self._lock = threading.Lock()
         self._fault, self._methods, self._left, self._seconds = "", ("PUT", "POST", "GET", "HEAD"), 0, 0.0
+        self._path = ""
 
-    def fail(self, fault: str, *methods: str, times: int = 1 << 30, seconds: float = 5.0) -> None:
-        """Do so to the next `times` requests of these methods (none: all); `seconds` is how long `slow` waits."""
+    def fail(self, fault: str, *methods: str, times: int = 1 << 30, seconds: float = 5.0, path: str = "") -> None:
+        """Do so to the next `times` requests of these methods (none: all) whose path ends so; `seconds` is how long
+        `slow` waits."""
         with self._lock:
+            self._path = path
             self._fault, self._left, self._seconds = fault, times, seconds
             self._methods = methods or ("PUT", "POST", "GET", "HEAD", "DELETE")
 
@@ -96,7 +99,8 @@ class FaultyS3:
 
     def _take(self, request: BaseHTTPRequestHandler) -> str:
         with self._lock:
-            fault = self._fault if self._left > 0 and request.command in self._methods else ""
+            meant = request.command in self._methods and request.path.endswith(self._path)
+            fault = self._fault if self._left > 0 and meant else ""
             self._left -= 1 if fault else 0
             self.requests.append(Asked(request.command, request.path, dict(request.headers), fault))
             return fault
