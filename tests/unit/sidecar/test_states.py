@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from relaypacs import __version__, alive
 from relaypacs.config import Config
 from relaypacs.errors import JobsError
+from relaypacs.jobs.values import Ledger
 from relaypacs.sidecar.checks import checks_of
 from relaypacs.sidecar.jobtable import READING_DEADLINE_SECONDS, JobTable
 from relaypacs.sidecar.metrics import STATES, NodeStates
@@ -160,6 +162,8 @@ def test_a_ledger_out_of_balance_shows(folder: Path) -> None:
     lines = exposed(config_of(folder)).splitlines()
     # A study's received one is also one more than its association told of.
     assert "relaypacs_ledger_imbalance 5.0" in lines
+    shown = {line.partition('entry="')[2].partition('"')[0] for line in lines if line.startswith("relaypacs_ledger{")}
+    assert shown == {one.name for one in fields(Ledger)} - {"imbalance"}
     assert 'relaypacs_ledger{entry="routed"} 6.0' in lines
     assert 'relaypacs_ledger{entry="received"} 5.0' in lines
 
