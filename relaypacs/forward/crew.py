@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from relaypacs.config.model import Destination
 from relaypacs.forward.fallback import Place
+from relaypacs.forward.handover import Handover
 from relaypacs.forward.listed import Ask
 from relaypacs.forward.memory import Memory
 from relaypacs.forward.refusals import Watched
@@ -32,6 +33,7 @@ class Crew:
         workers: Sequence[Worker],
         ask: Ask,
         stopping: threading.Event,
+        handover: Handover,
         wake: Callable[[str], None],
     ) -> None:
         """`stopping` is that of `workers`; `wake(destination)` ends their sleep. `calling_ae`: what is presented where
@@ -40,6 +42,7 @@ class Crew:
         self.watched = Watched(destination, calling_ae, memory, site.within_hours)
         self.place = Place(destination, site)
         self.asked = Asked(destination, site, ask)
+        self.handover = handover
         self._site, self._stopping, self._wake = site, stopping, wake
         self._threads = [
             threading.Thread(target=worker.run, name=f"forward-{worker.name}", daemon=True) for worker in workers
@@ -65,4 +68,5 @@ class Crew:
         """Wait for the workers until then (`time.monotonic`); whether all have ended."""
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
+        self.handover.close()
         return not any(thread.is_alive() for thread in self._threads)

@@ -19,6 +19,7 @@ from relaypacs.config.model import Destination
 from relaypacs.forward.crew import Crew
 from relaypacs.forward.fallback import Book as FallbackBook
 from relaypacs.forward.fallback import Fallback
+from relaypacs.forward.handover import Handover, by_destination
 from relaypacs.forward.memory import Pair
 from relaypacs.forward.pace import Pace
 from relaypacs.forward.refusals import Refusals
@@ -30,6 +31,7 @@ from relaypacs.forward.studies import Studies
 from relaypacs.forward.verify import Verify
 from relaypacs.forward.worker import Jobs, Worker
 from relaypacs.jobs.verification import Verifications
+from relaypacs.model import Claim
 from relaypacs.policy.hours import closed_for, parse_hours
 from relaypacs.wake.protocol import Wake, Windows
 
@@ -127,6 +129,8 @@ class Forwarder:
         memory = self._refusals.memory(one, calling_ae)
         pace = Pace(objects_per_second=one.max_objects_per_second, megabits_per_second=one.max_megabits_per_second)
         spoken = Spoken(one, calling_ae, memory)
+        # What waits for its pace waits in the table.
+        handover = Handover(site, self._settler, most=0 if pace.limited else 2 * one.batch_instances)
         workers = [
             Worker(
                 one,
@@ -144,6 +148,7 @@ class Forwarder:
                 node=self._node,
                 lease_seconds=self._lease_seconds,
                 stopping=stopping,
+                handover=handover,
             )
             for number in range(one.associations)
             for sender, callers in [spoken.sender()]
@@ -156,6 +161,7 @@ class Forwarder:
             workers=workers,
             ask=spoken.ask,
             stopping=stopping,
+            handover=handover,
             wake=self._wake.notify,
         )
 
@@ -203,6 +209,28 @@ class Forwarder:
         self._refusals.watch([crew.watched for crew in self._crews.values()])
         self._fallback.watch([crew.place for crew in self._crews.values()])
         self._verify.watch([crew.asked for crew in self._crews.values()])
+
+    def room(self) -> dict[str, int]:
+        """How many new deliveries the workers of each destination would begin before anything else."""
+        rooms = {name: crew.handover.room() for name, crew in self._crews.items() if name not in self._leaving}
+        return {name: room for name, room in rooms.items() if room > 0}
+
+    def hand_over(self, claims: Sequence[Claim], since: tuple[float, float]) -> None:
+        """These new deliveries were leased to the workers; `since` as for `Settler.hold`."""
+        self._settler.hold(claims, since=since)
+        for name, some in by_destination(claims).items():
+            crew = self._crews.get(name)
+            if crew is not None:
+                crew.handover.put(some)
+            else:
+                self._settler.give_back(some)
+            self._wake.notify(name)
+
+    def queued(self, name: str) -> None:
+        """There are new deliveries in the job table."""
+        if crew := self._crews.get(name):
+            crew.handover.queued()
+        self._wake.notify(name)
 
     def destinations(self) -> tuple[str, ...]:
         """Names of those there are workers for, those that are leaving too."""

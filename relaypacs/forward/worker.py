@@ -1,7 +1,8 @@
 """A forward worker: one thread of one destination that claims a batch, has it delivered, and sleeps when idle.
 
-Started by `dispatch`. Sleeps until its destination is woken or something is due; waits for a job table that is down;
-puts an exception in a sender (a bug) down to one attempt and goes on.
+Started by `dispatch`. Takes what intake has leased to it (`handover`) before it claims anything; sleeps until its
+destination is woken or something is due; waits for a job table that is down; puts an exception in a sender (a bug) down
+to one attempt and goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from relaypacs.config.model import Destination
 from relaypacs.errors import JobsError
 from relaypacs.failpoint import reach
 from relaypacs.forward.batch import Batch
+from relaypacs.forward.handover import LOOK_SECONDS, Handover
 from relaypacs.forward.pace import Pace
 from relaypacs.forward.sender import Sender, Trouble
 from relaypacs.forward.settle import Leases, Settler
@@ -82,6 +84,7 @@ class Worker:
         node: str,
         lease_seconds: float,
         stopping: threading.Event,
+        handover: Handover,
         callers: dict[str, str] | None = None,
     ) -> None:
         """`number`: which of the destination's workers. `probe` asks the destination whether it answers at all.
@@ -104,6 +107,11 @@ class Worker:
         self._node = node
         self._lease_seconds = lease_seconds
         self._stopping = stopping
+        self._handover = handover
+        self._puts = 0
+        self._streaming = False
+        """What it does comes from the handover: an empty one is waited for, the table not asked."""
+        self._look = False
         self._moved: set[int] = set()
         self._resting = True
         self._place: Place | None = None
@@ -136,6 +144,7 @@ class Worker:
 
     def _rest(self) -> None:
         """Release what is held at the destination."""
+        self._handover.empty()
         self._sender.rest()
         self._resting = True
         self._site.rested(self._number)
@@ -161,6 +170,8 @@ class Worker:
             nothing=entered and not claims,
             still_open=self._sender.is_open,
         )
+        if trouble is not None:
+            self._handover.empty()
         if self._place is not None and (self._place.overdue or (trouble is not None and self._place.counted)):
             self._rest()
         return bool(claims)
@@ -168,12 +179,27 @@ class Worker:
     def _claim_for_trial(self) -> list[Claim]:
         """One claim, if there is one of a study that is not suspected to be what is wrong."""
         suspects = self._site.suspects
-        claims = self._claim(_MOST_LOOKED_THROUGH if suspects else 1)
+        claims = self._claim_from_table(_MOST_LOOKED_THROUGH if suspects else 1)
         chosen = next((one for one in claims if one.study_instance_uid not in suspects), next(iter(claims), None))
         self._settler.give_back([one for one in claims if one is not chosen])
         return [] if chosen is None else [chosen]
 
     def _claim(self, limit: int) -> list[Claim]:
+        """What was handed over, if there is any; else what is due in the table, if it may hold something."""
+        if not self._handover.must_look:
+            if claims := self._handover.take(limit):
+                self._streaming = True
+                self._learn_callers(claims)
+                return claims
+            if self._streaming and not self._look:
+                return []
+        self._look = False
+        claims = self._claim_from_table(limit)
+        if not self._stopping.is_set():
+            self._handover.looked(drained=len(claims) < limit)
+        return claims or self._handover.take(limit)
+
+    def _claim_from_table(self, limit: int) -> list[Claim]:
         told = False
         while not self._stopping.is_set():
             if not self._settler.wait_up(_JOBS_PAUSE_SECONDS):
@@ -241,6 +267,9 @@ class Worker:
 
     def _idle(self) -> None:
         """Sleep until there may be work; an association that stays unused for `idle_seconds` is released."""
+        if self._streaming:
+            self._await_more()
+            return
         try:
             now = time.time()
             due = self._jobs.next_due(self.name, now, node=self._node)
@@ -257,6 +286,14 @@ class Worker:
             self._wake.wait(self.name, wait)
         elif not self._wake.wait(self.name, self._idle_seconds):
             self._rest()
+
+    def _await_more(self) -> None:
+        """Wait for intake to hand over more; if somebody else rings, or nobody for a while, the table is asked."""
+        if self._wake.wait(self.name, LOOK_SECONDS):
+            puts, self._puts = self._puts, self._handover.puts
+            self._look = puts == self._puts
+        else:
+            self._streaming, self._look = False, True
 
 
 def _place(bug: BaseException) -> str:

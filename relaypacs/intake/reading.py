@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from prometheus_client import Counter, Histogram
 
@@ -24,8 +25,8 @@ from relaypacs.intake.arrival import ArrivalOf, association_ends
 from relaypacs.intake.patience import until_answered
 from relaypacs.intake.studies import OpenStudies
 from relaypacs.jobs.store import JobStore
-from relaypacs.jobs.values import Arrival, AssociationEnd
-from relaypacs.model import Checkpoint, EventRecord, ObjectRecord, Record
+from relaypacs.jobs.values import Arrival, AssociationEnd, AtOnce, TakenIn
+from relaypacs.model import Checkpoint, Claim, EventRecord, ObjectRecord, Record
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.wake.hints import HintReceiver
 
@@ -73,6 +74,19 @@ class _Batch:
         self.checkpoints[after.generation] = after
 
 
+class Takers(Protocol):
+    """The workers of this node, as far as intake knows them (`forward.dispatch.Forwarder`)."""
+
+    def room(self) -> Mapping[str, int]:
+        """How many new deliveries of each destination they would begin at once."""
+
+    def hand_over(self, claims: Sequence[Claim], since: tuple[float, float]) -> None:
+        """These are leased to them since then (monotonic seconds, seconds since the epoch)."""
+
+    def queued(self, name: str) -> None:
+        """There are new deliveries to a destination in the job table."""
+
+
 class Intake:
     """The reader of the log. One per node; `run` and `recover` are called by one thread."""
 
@@ -84,21 +98,23 @@ class Intake:
         jobs: JobStore,
         arrival_of: ArrivalOf,
         hints: HintReceiver,
-        notify: Callable[[str], None],
+        takers: Takers,
+        lease_seconds: float,
         on_rows: Callable[[], None],
         on_poke: Callable[[], None],
         study_quiet_seconds: float = 60.0,
         gather_most_seconds: float = GATHER_MOST_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`notify` is told of each destination with new deliveries, `on_rows` (the sweep) of each commit and when all
-        that an earlier life left is read.
+        """`takers` get what they have room for, leased for `lease_seconds`, and hear of what else is queued. `on_rows`
+        (the sweep) hears of each commit and when all that an earlier life left is read.
 
         `on_poke`: somebody else changed the job table and poked the hint socket. `gather_most_seconds`: how long rows
         of a stream of objects may wait for more; 0 where a modality waits for them.
         """
         self._node, self._reader, self._jobs, self._arrival_of = node, reader, jobs, arrival_of
-        self._hints, self._notify, self._on_rows, self._on_poke = hints, notify, on_rows, on_poke
+        self._hints, self._takers, self._on_rows, self._on_poke = hints, takers, on_rows, on_poke
+        self._lease_seconds = lease_seconds
         self._gather_most_seconds = gather_most_seconds
         self._clock = clock
         self._studies = OpenStudies(study_quiet_seconds)
@@ -269,17 +285,21 @@ class Intake:
 
     def _commit(self, batch: _Batch) -> bool:
         reach("intake.read")
-        taken_in = until_answered(
-            self._stopped,
-            lambda: self._jobs.take_in(
+        since: list[tuple[float, float]] = []
+
+        def take_in() -> TakenIn:
+            since.append((time.monotonic(), self._clock()))
+            return self._jobs.take_in(
                 self._node,
                 batch.arrivals,
                 batch.ends,
                 tuple(batch.checkpoints.values()),
-                self._clock(),
+                since[-1][1],
                 begun=batch.begun,
-            ),
-        )
+                at_once=AtOnce(self._takers.room() if batch.arrivals else {}, self._lease_seconds),
+            )
+
+        taken_in = until_answered(self._stopped, take_in)
         if taken_in is None:
             return False
         # Before anybody is told: who asks `has_read` then finds it.
@@ -298,11 +318,15 @@ class Intake:
         now = self._clock()
         for arrival in batch.arrivals:
             _SECONDS.observe(max(0.0, now - arrival.record.meta.received_at))
-        self._tell(taken_in.queued)
+        if taken_in.claims:
+            self._takers.hand_over(taken_in.claims, since[-1])
+        # A first try whose answer was lost may have leased something: who looks finds it.
+        routed = {name: 1 for arrival in batch.arrivals for name in arrival.route.destinations}
+        self._tell(taken_in.queued if len(since) == 1 else routed)
         self._on_rows()  # also of the end of an association alone: it may be the last of its segment
         return True
 
     def _tell(self, queued: Mapping[str, int]) -> None:
         for destination, count in queued.items():
             if count:
-                self._notify(destination)
+                self._takers.queued(destination)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from relaypacs.jobs.states import LIVE_STATES
 from relaypacs.jobs.text import storable
@@ -42,6 +42,15 @@ class Version:
         if not self.conflict:
             self.conflict = True
             self.changes["conflict"] = True
+
+
+class Leased(NamedTuple):
+    """Which new deliveries are claimed as they are made: how many of each destination, under which lease, until when
+    (seconds, by the database's clock)."""
+
+    room: Mapping[str, int]
+    lease: int
+    due_at: float
 
 
 class Batch:
@@ -173,6 +182,24 @@ class Batch:
             self.done["held"] += 1
         else:
             self.queued[destination] += 1
+
+    def lease(self, leased: Leased) -> None:
+        """Lease what the node's workers have room for: of new instances whose bytes are in its spool, the urgent ones
+        first."""
+        left = dict(leased.room)
+        for version, row in sorted(self.deliveries, key=lambda one: -one[1]["priority"]):
+            destination = row["destination"]
+            here = version.row is not None and version.row["generation"] is not None and version.home == self.node
+            if here and row["state"] is State.QUEUED and left.get(destination, 0) > 0:
+                left[destination] -= 1
+                self.queued[destination] -= 1
+                row |= {
+                    "state": State.ACTIVE,
+                    "ready": False,
+                    "token": 1,
+                    "lease": leased.lease,
+                    "due_at": leased.due_at,
+                }
 
 
 def _is_held(version: Version, same_uid: Sequence[Version], policy: str) -> bool:

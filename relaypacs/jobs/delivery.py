@@ -36,7 +36,7 @@ def move(change: Change, **values: object) -> Update:
     return update(delivery).where(state_in(sources)).values(state=target, **values)
 
 
-_LOCATION = (
+LOCATION = (
     "node",
     "generation",
     "file_offset",
@@ -64,7 +64,7 @@ def _claimable() -> Select[Any]:
         instance.c.sop_class_uid,
         instance.c.sop_instance_uid,
         instance.c.transfer_syntax_uid,
-        *(instance.c[name] for name in _LOCATION),
+        *(instance.c[name] for name in LOCATION),
     ).join_from(delivery, instance)
 
 
@@ -156,7 +156,7 @@ def _claim(row: Row[Any], token: int, lease: int) -> Claim:
         study_instance_uid=row.study_instance_uid,
         transfer_syntax_uid=row.transfer_syntax_uid,
         association_id=row.association_id,
-        location=Location(*row[-len(_LOCATION) :]),
+        location=Location(*row[-len(LOCATION) :]),
         lease=lease,
     )
 

@@ -16,14 +16,14 @@ from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select
 from relaypacs.errors import RowsLost
 from relaypacs.failpoint import reach
 from relaypacs.jobs import associations
-from relaypacs.jobs.batch import Batch, Version
+from relaypacs.jobs.batch import Batch, Leased, Version
 from relaypacs.jobs.chunks import chunks
-from relaypacs.jobs.delivery import supersede
+from relaypacs.jobs.delivery import LOCATION, supersede
 from relaypacs.jobs.dialect import insert_rows, may_lose_commits, upsert
 from relaypacs.jobs.schema import LIVE, NOT_OVER, UNSTAGED, association, checkpoint, delivery, instance, tally
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import Arrival, AssociationEnd, TakenIn
-from relaypacs.model import Checkpoint, State
+from relaypacs.model import Checkpoint, Claim, Location, State
 
 _TALLIES = ("received", "duplicates", "dropped", "unrouted", "routed")
 
@@ -37,6 +37,7 @@ _STATES = (
     .order_by(delivery.c.id)
 )
 _INSERT = insert(instance).returning(instance.c.id, sort_by_parameter_order=True)
+_INSERT_LEASED = insert(delivery).returning(delivery.c.id, sort_by_parameter_order=True)
 _SINCE = (
     select(delivery.c.study_instance_uid, delivery.c.destination, func.min(delivery.c.study_at))
     .where(delivery.c.study_instance_uid.in_(bindparam("uids", expanding=True)), LIVE)
@@ -83,6 +84,7 @@ def take_in(
     now: float,
     identifiers: bool,
     shared: bool,
+    leased: Leased | None = None,
 ) -> TakenIn:
     """Write everything that `arrivals` and `ends` come to, and how far the segments have been read.
 
@@ -100,7 +102,7 @@ def take_in(
     _write_instances(connection, batch)
     reach("jobs.mid-take-in")
     _move_home(connection, node, batch.moved)
-    _write_deliveries(connection, batch)
+    claims = _write_deliveries(connection, batch, leased)
     upsert(
         connection,
         tally,
@@ -120,7 +122,7 @@ def take_in(
         ],
         replace=("end", "number", "chain"),
     )
-    return TakenIn(queued=dict(batch.queued), **batch.done)
+    return TakenIn(queued=dict(batch.queued), claims=claims, **batch.done)
 
 
 def check_begun(connection: Connection, node: str, begun: Mapping[str, int]) -> None:
@@ -233,20 +235,50 @@ def _move_home(connection: Connection, node: str, instance_ids: Sequence[int]) -
             connection.execute(update(delivery).where(delivery.c.id.in_(some)).values(home=node))
 
 
-def _write_deliveries(connection: Connection, batch: Batch) -> None:
+def _write_deliveries(connection: Connection, batch: Batch, leased: Leased | None) -> list[Claim]:
     if not batch.deliveries:
-        return
+        return []
     studies = {version.study_instance_uid for version, _ in batch.deliveries} - {""}
     since: dict[tuple[str, str], float] = {}
     for uids in chunks(studies):
         for study, destination, study_at in connection.execute(_SINCE, {"uids": uids}):
             since[study, destination] = study_at
     supersede(connection, batch.superseded, batch.now)
-    rows = []
+    if leased is not None:
+        batch.lease(leased)
+    rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    ours: list[Version] = []
     for version, row in batch.deliveries:
         first = since.get((row["study_instance_uid"], row["destination"]), batch.now)
-        rows.append(row | {"instance_id": version.id, "study_at": first})
-    insert_rows(connection, delivery, rows)
+        is_ours = row["state"] is State.ACTIVE
+        rows[is_ours].append(row | {"instance_id": version.id, "study_at": first})
+        ours += [version] * is_ours
+    insert_rows(connection, delivery, rows[False])
+    if not ours:
+        return []
+    ids = connection.scalars(_INSERT_LEASED, rows[True])
+    return [_claim(version, row, key) for version, row, key in zip(ours, rows[True], ids, strict=True)]
+
+
+def _claim(version: Version, row: Mapping[str, Any], delivery_id: int) -> Claim:
+    """Of a new delivery of a new instance that is leased already."""
+    of: Mapping[str, Any] = (version.row or {}) | version.changes
+    return Claim(
+        delivery_id=delivery_id,
+        instance_id=row["instance_id"],
+        token=row["token"],
+        destination=row["destination"],
+        attempts=0,
+        first_queued_at=row["queued_at"],
+        priority=row["priority"],
+        sop_class_uid=of["sop_class_uid"],
+        sop_instance_uid=of["sop_instance_uid"],
+        study_instance_uid=row["study_instance_uid"],
+        transfer_syntax_uid=of["transfer_syntax_uid"],
+        association_id=row["association_id"],
+        location=Location(*(of[name] for name in LOCATION)),
+        lease=row["lease"],
+    )
 
 
 def checkpoints(connection: Connection, node: str) -> dict[str, Checkpoint]:

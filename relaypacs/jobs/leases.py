@@ -10,26 +10,28 @@ from __future__ import annotations
 import secrets
 import threading
 import zlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, or_
 
 from relaypacs.errors import JobsError
 from relaypacs.jobs import delivery
+from relaypacs.jobs.batch import Leased
 from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.schema import OWED
 from relaypacs.jobs.schema import delivery as deliveries
 from relaypacs.jobs.states import Change
-from relaypacs.jobs.values import ANYWHERE
+from relaypacs.jobs.values import ANYWHERE, AtOnce
 from relaypacs.model import Claim
 
 _CHANCE_BITS = 40
 
 
-class _Doubt(NamedTuple):
-    """How the deliveries would be found: their lease and its end, seconds by the database's clock."""
+class Mine(NamedTuple):
+    """What deliveries are leased with, and how they would be found: the lease and its end, seconds by the database's
+    clock."""
 
     lease: int
     due_at: float
@@ -44,7 +46,7 @@ class Leases:
         """`shared`: staging is, so that what is in it can be claimed by any node."""
         self._writing, self._clock, self.shared = writing, clock, shared
         self._lock = threading.Lock()
-        self._doubts: dict[tuple[str, str], list[_Doubt]] = {}
+        self._doubts: dict[tuple[str, str], list[Mine]] = {}
 
     def homes(self, node: str) -> tuple[str, ...]:
         """Whose deliveries `node` may claim."""
@@ -66,7 +68,7 @@ class Leases:
                     if claims:
                         break
                 else:
-                    mine = _Doubt(new_lease(node), now + lease_seconds)
+                    mine = Mine(new_lease(node), now + lease_seconds)
                     claims = delivery.claim(
                         connection,
                         destination,
@@ -87,6 +89,51 @@ class Leases:
                 with self._lock:
                     self._doubts.setdefault((destination, node), []).extend(doubts)
         return claims
+
+    def at_once(self, wanted: AtOnce | None, node: str, now: float) -> Beginning:
+        """What a transaction of intake leases to the node's workers as it makes it; None is nothing."""
+
+        def mine(connection: Connection, lease_seconds: float) -> Mine:
+            return Mine(new_lease(node), now + lease_seconds + self._clock.shift(connection))
+
+        def in_doubt(destination: str, mine: Mine) -> None:
+            with self._lock:
+                self._doubts.setdefault((destination, node), []).append(mine)
+
+        return Beginning(wanted, mine, in_doubt)
+
+
+class Beginning:
+    """New deliveries that are leased in the transaction that makes them. `claims`: what it came to, before COMMIT."""
+
+    def __init__(
+        self,
+        wanted: AtOnce | None,
+        mine: Callable[[Connection, float], Mine],
+        in_doubt: Callable[[str, Mine], None],
+    ) -> None:
+        self._wanted, self._new, self._in_doubt = wanted, mine, in_doubt
+        self._mine: Mine | None = None
+        self.claims: Sequence[Claim] = ()
+
+    def leased(self, connection: Connection) -> Leased | None:
+        """For this transaction; None if nobody has room."""
+        self.claims = ()
+        if self._wanted is None or not self._wanted.room:
+            return None
+        self._mine = self._new(connection, self._wanted.lease_seconds)
+        return Leased(self._wanted.room, self._mine.lease, self._mine.due_at)
+
+    @contextmanager
+    def doubtful(self) -> Iterator[None]:
+        """If the answer to COMMIT is lost, the next claim for each destination looks for what is leased."""
+        try:
+            yield
+        except JobsError:
+            if self._mine is not None:
+                for destination in {one.destination for one in self.claims}:
+                    self._in_doubt(destination, self._mine)
+            raise
 
 
 def new_lease(node: str) -> int:

@@ -57,8 +57,8 @@ TRANSITIONS: Mapping[Change, tuple[frozenset[State], State]] = {
 }
 """Change: the states it may start from, the state it ends in."""
 
-INITIAL: frozenset[State] = frozenset({State.QUEUED, State.HELD})
-"""The states a delivery is inserted in."""
+INITIAL: frozenset[State] = frozenset({State.QUEUED, State.HELD, State.ACTIVE})
+"""The states a delivery is inserted in: active if a worker of the node has it from the first moment."""
 
 PENDING_STATES: frozenset[State] = frozenset({State.QUEUED, State.ACTIVE, State.DEFERRED})
 """A worker will see to it without anyone's doing."""

@@ -33,6 +33,7 @@ from relaypacs.jobs.values import (
     Acted,
     Arrival,
     AssociationEnd,
+    AtOnce,
     Counts,
     Found,
     Joined,
@@ -126,19 +127,26 @@ class JobStore:
         now: float,
         *,
         begun: Mapping[str, int] | None = None,
+        at_once: AtOnce | None = None,
     ) -> TakenIn:
         """Write everything `arrivals` (in order) and `ends` come to, and how far the segments have been read.
 
         DESIGN section 2 says what becomes of identical and conflicting objects. `begun`: how far the caller has taken
-        in the segments before; RowsLost if the table does not have that any more.
+        in the segments before; RowsLost if the table does not have that any more. `at_once`: what of it is claimed in
+        the same transaction. If its answer was lost, the next claims for these destinations find that.
         """
         kept = {"identifiers": self._identifiers, "shared": self._leases.shared}
+        begun_with = self._leases.at_once(at_once, node, now)
 
         def take_in(connection: Connection) -> TakenIn:
             intake.check_begun(connection, node, begun or {})
-            return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, **kept)
+            leased = begun_with.leased(connection)
+            taken = intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, leased=leased, **kept)
+            begun_with.claims = taken.claims
+            return taken
 
-        return until_alone(self._writing, take_in)
+        with begun_with.doubtful():
+            return until_alone(self._writing, take_in)
 
     def forget_segment(self, node: str, generation: str) -> None:
         """The segment's file is gone: so are its checkpoint and whatever still points at it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from relaypacs.model import ObjectRecord, Route, Routed, RoutingKeys, State
+from relaypacs.model import Claim, ObjectRecord, Route, Routed, RoutingKeys, State
 
 ANYWHERE = ""
 """The home of what is in staging that all nodes share: any of them may claim it."""
@@ -59,6 +59,15 @@ class AssociationEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class AtOnce:
+    """New deliveries that are leased to the caller's workers in the transaction that makes them."""
+
+    room: Mapping[str, int]
+    """How many at most, by destination."""
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TakenIn:
     """What one `take_in` did. `dropped` and `unrouted` count received objects, identical ones included."""
 
@@ -72,6 +81,8 @@ class TakenIn:
     """New instances whose UID was known with other bytes."""
     held: int = 0
     """New deliveries that wait for a person."""
+    claims: Sequence[Claim] = ()
+    """New deliveries that are the caller's own."""
 
 
 @dataclass(frozen=True, slots=True)

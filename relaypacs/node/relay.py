@@ -29,6 +29,7 @@ from relaypacs.wake.hints import HintReceiver, poke
 
 _RETRY_SECONDS = 2.0
 _FORWARD_STOP_SECONDS = 10.0
+_INTAKE_STOP_SECONDS = 2.0
 
 
 def run_relay(
@@ -74,13 +75,28 @@ def run_relay(
     recovery = Recovery(
         config, jobs=jobs, staging=staging, arrival_of=arrival_of, joined=joined, stop=stop, notify=wake.notify
     )
+    windows = windows_of(config, keeper)
+    forwarder = Forwarder(
+        config.destination,
+        jobs=jobs,
+        source=ByteSource(reader, staging),
+        wake=wake,
+        windows=windows,
+        node=config.node.name,
+        lease_seconds=config.jobs.lease_seconds,
+        calling_ae=config.receive.ae_titles[0],
+        study_quiet_seconds=config.routing.study_quiet_seconds,
+        refusals_file=config.refusals_file,
+    )
+
     intake = Intake(
         node=config.node.name,
         reader=reader,
         jobs=jobs,
         arrival_of=arrival_of,
         hints=hints,
-        notify=wake.notify,
+        takers=forwarder,
+        lease_seconds=config.jobs.lease_seconds,
         on_rows=rows_committed,
         on_poke=look_again,
         study_quiet_seconds=config.routing.study_quiet_seconds,
@@ -106,20 +122,6 @@ def run_relay(
         told_to=lambda: jobs.audit.told_to,
         on_trouble=watch.sweep_says,
     )
-    windows = windows_of(config, keeper)
-    forwarder = Forwarder(
-        config.destination,
-        jobs=jobs,
-        source=ByteSource(reader, staging),
-        wake=wake,
-        windows=windows,
-        node=config.node.name,
-        lease_seconds=config.jobs.lease_seconds,
-        calling_ae=config.receive.ae_titles[0],
-        study_quiet_seconds=config.routing.study_quiet_seconds,
-        refusals_file=config.refusals_file,
-    )
-
     auditing = Auditing(config, jobs)
 
     def read_log() -> None:
@@ -146,6 +148,7 @@ def run_relay(
     stop.wait()
     intake.stop()
     poke(config.hint_socket)
+    threads[0].join(_INTAKE_STOP_SECONDS)  # first: what it hands over is given back
     sweep.stop()
     if desk is not None:
         desk.stop()

@@ -69,6 +69,8 @@ class Rooms:
     segment_bytes: int = 1 << 20
     clock: Clock = field(default_factory=Clock)
     notified: list[str] = field(default_factory=list)
+    workers_room: dict[str, int] = field(default_factory=dict)
+    handed_over: list[Claim] = field(default_factory=list)
     commits: list[Committed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -113,12 +115,25 @@ class Rooms:
             jobs=self.jobs,
             arrival_of=self.arrival_of,
             hints=self.hints,
-            notify=self.notified.append,
+            takers=self,
+            lease_seconds=120.0,
             on_rows=self.rows_changed.set,
             on_poke=self.poked.set,
             clock=self.clock,
         )
         self.sweep = self.new_sweep()
+
+    def room(self) -> dict[str, int]:
+        """As the workers of a node: none here."""
+        return dict(self.workers_room)
+
+    def hand_over(self, claims: Sequence[Claim], since: tuple[float, float]) -> None:
+        """As the workers of a node."""
+        self.handed_over += claims
+
+    def queued(self, name: str) -> None:
+        """As the workers of a node."""
+        self.notified.append(name)
 
     def new_sweep(self, *, min_free_bytes: int = 0) -> Sweep:
         return Sweep(
