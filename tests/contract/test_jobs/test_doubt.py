@@ -8,6 +8,7 @@ import pytest
 
 from relaypacs.errors import JobsError
 from relaypacs.jobs.store import JobStore
+from relaypacs.jobs.values import AtOnce
 from relaypacs.model import Checkpoint, State
 from tests.contract.test_jobs.cutting import CuttingProxy
 from tests.contract.test_jobs.postgres import Postgres
@@ -79,6 +80,24 @@ def test_a_claim_is_found_again_long_before_its_lease_ends(
     assert claim() == ["1.0", "1.1", "1.2"]
     assert claim() == ["1.3", "1.4"]
     assert [row.deliveries[0].attempts for row in store.trace("1.2.3")] == [1] * 5
+
+
+@WHEN
+def test_what_intake_leased_is_found_by_the_next_claim(
+    store: JobStore, far: JobStore, network: CuttingProxy, when: str
+) -> None:
+    batch, ends = [arrival(f"1.{number}", at_end=100) for number in range(3)], [Checkpoint("g1", 100, 3, 7)]
+
+    def take_in() -> list[str]:
+        taken = far.take_in(NODE, batch, [], ends, 1.0, at_once=AtOnce({"pacs": 2}, LEASE))
+        return [one.sop_instance_uid for one in taken.claims]
+
+    doubtful(network, when, take_in)
+    assert take_in() == ([] if when == "after" else ["1.0", "1.1"])
+    claims = [far.claim("pacs", node=NODE, limit=9, lease_seconds=LEASE, now=2.0) for _ in range(2)]
+    found = [[one.sop_instance_uid for one in some] for some in claims]
+    assert found == ([["1.0", "1.1"], ["1.2"]] if when == "after" else [["1.2"], []])
+    assert far.settle(settled(claims[0]), 3.0) == len(claims[0])
 
 
 def test_a_claim_in_doubt_twice(store: JobStore, far: JobStore, network: CuttingProxy) -> None:

@@ -20,6 +20,13 @@ CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   RETURN NULL;
 END $$;
 CREATE TRIGGER watch AFTER UPDATE ON delivery FOR EACH ROW EXECUTE FUNCTION watch();
+CREATE FUNCTION watch_new() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF NEW.token > 0 THEN
+    INSERT INTO watch_claim VALUES (NEW.id, NEW.token, current_setting('application_name'));
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER watch_new AFTER INSERT ON delivery FOR EACH ROW EXECUTE FUNCTION watch_new();
 """
 _STALE = "SELECT count(*) FROM watch_settle s JOIN watch_claim c USING (delivery, token) WHERE c.who <> s.who"
 _TAKEN_OVER = """SELECT count(*) FROM watch_claim a JOIN watch_claim b ON b.delivery = a.delivery

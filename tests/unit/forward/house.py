@@ -11,7 +11,7 @@ from relaypacs.config.model import Destination
 from relaypacs.forward.dispatch import Forwarder
 from relaypacs.forward.source import ByteSource
 from relaypacs.jobs.store import JobStore
-from relaypacs.jobs.values import Arrival, TraceDelivery
+from relaypacs.jobs.values import Arrival, AtOnce, TraceDelivery
 from relaypacs.model import Checkpoint, Committed, ObjectMeta, ObjectRecord, Route, Routed, RoutingKeys, State
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.spool.writer import SpoolWriter
@@ -46,6 +46,9 @@ class House:
         self.wake = LocalWake()
         self._checkpoints: dict[str, Checkpoint] = {}
         self._serial = 0
+        self.takers: Forwarder | None = None
+        """Who is handed what it has room for; without, all is queued."""
+        self.lease_seconds = 60.0
 
     def receive(
         self,
@@ -100,10 +103,18 @@ class House:
                     for record in records
                     if isinstance(record, ObjectRecord)
                 ]
-                self.jobs.take_in(NODE, arrivals, [], [at], time.time())
+                since = time.monotonic(), time.time()
+                room = self.takers.room() if self.takers is not None else {}
+                taken = self.jobs.take_in(NODE, arrivals, [], [at], since[1], at_once=AtOnce(room, self.lease_seconds))
+                if self.takers is not None:
+                    self.takers.hand_over(taken.claims, since)
+                    for name, count in taken.queued.items():
+                        if count:
+                            self.takers.queued(name)
             self._checkpoints[generation] = at
-        for destination in to:
-            self.wake.notify(destination)
+        if self.takers is None:
+            for destination in to:
+                self.wake.notify(destination)
 
     def stage_everything(self) -> None:
         """Copy what is only in the spool to staging, and free the segments."""
