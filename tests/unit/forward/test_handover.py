@@ -46,7 +46,9 @@ class Desk:
         self.site.end_turn(trouble=trouble, answered=trouble is None)
 
     def put(self, *ids: int, priority: int = 0) -> None:
-        self.handover.put([claim(one, priority) for one in ids], since=(100.0, 1e9))
+        claims = [claim(one, priority) for one in ids]
+        self.settler.hold(claims, since=(100.0, 1e9))
+        self.handover.put(claims)
 
     def take(self, limit: int = 9) -> list[int]:
         return [one.delivery_id for one in self.handover.take(limit)]
