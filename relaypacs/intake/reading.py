@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from prometheus_client import Counter, Histogram
 
@@ -24,9 +23,10 @@ from relaypacs.failpoint import reach
 from relaypacs.intake.arrival import ArrivalOf, association_ends
 from relaypacs.intake.patience import until_answered
 from relaypacs.intake.studies import OpenStudies
+from relaypacs.intake.takers import Takers
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival, AssociationEnd, AtOnce, TakenIn
-from relaypacs.model import Checkpoint, Claim, EventRecord, ObjectRecord, Record
+from relaypacs.model import Checkpoint, EventRecord, ObjectRecord, Record
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.wake.hints import HintReceiver
 
@@ -72,19 +72,6 @@ class _Batch:
             if isinstance(record, EventRecord):
                 self.ends += association_ends(record)
         self.checkpoints[after.generation] = after
-
-
-class Takers(Protocol):
-    """The workers of this node, as far as intake knows them (`forward.dispatch.Forwarder`)."""
-
-    def room(self) -> Mapping[str, int]:
-        """How many new deliveries of each destination they would begin at once."""
-
-    def hand_over(self, claims: Sequence[Claim], since: tuple[float, float]) -> None:
-        """These are leased to them since then (monotonic seconds, seconds since the epoch)."""
-
-    def queued(self, name: str) -> None:
-        """There are new deliveries to a destination in the job table."""
 
 
 class Intake:
