@@ -10,20 +10,21 @@ from __future__ import annotations
 import secrets
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, cast
 
 from sqlalchemy import Connection, and_, or_
 
 from relaypacs.errors import JobsError
 from relaypacs.jobs import delivery
+from relaypacs.jobs.again import until_alone
 from relaypacs.jobs.batch import Leased
 from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.schema import OWED
 from relaypacs.jobs.schema import delivery as deliveries
 from relaypacs.jobs.states import Change
-from relaypacs.jobs.values import ANYWHERE, AtOnce
+from relaypacs.jobs.values import ANYWHERE, AtOnce, TakenIn
 from relaypacs.model import Claim
 
 _CHANCE_BITS = 40
@@ -90,49 +91,30 @@ class Leases:
                     self._doubts.setdefault((destination, node), []).extend(doubts)
         return claims
 
-    def at_once(self, wanted: AtOnce | None, node: str, now: float) -> Beginning:
-        """What a transaction of intake leases to the node's workers as it makes it; None is nothing."""
+    def taken_in(
+        self, write: Callable[[Connection, Leased | None], TakenIn], at_once: AtOnce, node: str, now: float
+    ) -> TakenIn:
+        """What `write` makes in a transaction of intake, and leases as it makes it."""
+        mine: Mine | None = None
+        claims: Sequence[Claim] = ()
 
-        def mine(connection: Connection, lease_seconds: float) -> Mine:
-            return Mine(new_lease(node), now + lease_seconds + self._clock.shift(connection))
+        def once(connection: Connection) -> TakenIn:
+            nonlocal mine, claims
+            claims, leased = (), None
+            if at_once.room:
+                mine = Mine(new_lease(node), now + at_once.lease_seconds + self._clock.shift(connection))
+                leased = Leased(at_once.room, mine.lease, mine.due_at)
+            taken = write(connection, leased)
+            claims = taken.claims
+            return taken
 
-        def in_doubt(destination: str, mine: Mine) -> None:
-            with self._lock:
-                self._doubts.setdefault((destination, node), []).append(mine)
-
-        return Beginning(wanted, mine, in_doubt)
-
-
-class Beginning:
-    """New deliveries that are leased in the transaction that makes them. `claims`: what it came to, before COMMIT."""
-
-    def __init__(
-        self,
-        wanted: AtOnce | None,
-        mine: Callable[[Connection, float], Mine],
-        in_doubt: Callable[[str, Mine], None],
-    ) -> None:
-        self._wanted, self._new, self._in_doubt = wanted, mine, in_doubt
-        self._mine: Mine | None = None
-        self.claims: Sequence[Claim] = ()
-
-    def leased(self, connection: Connection) -> Leased | None:
-        """For this transaction; None if nobody has room."""
-        self.claims = ()
-        if self._wanted is None or not self._wanted.room:
-            return None
-        self._mine = self._new(connection, self._wanted.lease_seconds)
-        return Leased(self._wanted.room, self._mine.lease, self._mine.due_at)
-
-    @contextmanager
-    def doubtful(self) -> Iterator[None]:
-        """If the answer to COMMIT is lost, the next claim for each destination looks for what is leased."""
         try:
-            yield
+            return until_alone(self._writing, once)
         except JobsError:
-            if self._mine is not None:
-                for destination in {one.destination for one in self.claims}:
-                    self._in_doubt(destination, self._mine)
+            # COMMIT may have been done: whoever claims next looks for it.
+            with self._lock:
+                for destination in {one.destination for one in claims}:
+                    self._doubts.setdefault((destination, node), []).append(cast("Mine", mine))
             raise
 
 

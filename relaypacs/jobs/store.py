@@ -21,6 +21,7 @@ from relaypacs.jobs import bytes as instance_bytes
 from relaypacs.jobs import ledger as books
 from relaypacs.jobs.again import until_alone
 from relaypacs.jobs.audit import Audit
+from relaypacs.jobs.batch import Leased
 from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.copies import Copies
 from relaypacs.jobs.destinations import Destinations
@@ -131,22 +132,16 @@ class JobStore:
     ) -> TakenIn:
         """Write everything `arrivals` (in order) and `ends` come to, and how far the segments have been read.
 
-        DESIGN section 2 says what becomes of identical and conflicting objects. `begun`: how far the caller has taken
-        in the segments before; RowsLost if the table does not have that any more. `at_once`: what of it is claimed in
-        the same transaction. If its answer was lost, the next claims for these destinations find that.
+        `begun`: how far the caller has taken in the segments before; RowsLost if the table does not have that any more.
+        `at_once`: what is claimed in the same transaction; if its answer was lost, the next claims find it.
         """
         kept = {"identifiers": self._identifiers, "shared": self._leases.shared}
-        begun_with = self._leases.at_once(at_once, node, now)
 
-        def take_in(connection: Connection) -> TakenIn:
+        def write(connection: Connection, leased: Leased | None) -> TakenIn:
             intake.check_begun(connection, node, begun or {})
-            leased = begun_with.leased(connection)
-            taken = intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, leased=leased, **kept)
-            begun_with.claims = taken.claims
-            return taken
+            return intake.take_in(connection, node, arrivals, ends, checkpoints, now=now, leased=leased, **kept)
 
-        with begun_with.doubtful():
-            return until_alone(self._writing, take_in)
+        return self._leases.taken_in(write, at_once or AtOnce({}, 0.0), node, now)
 
     def forget_segment(self, node: str, generation: str) -> None:
         """The segment's file is gone: so are its checkpoint and whatever still points at it."""
@@ -154,11 +149,10 @@ class JobStore:
             instance_bytes.forget_segment(connection, node, generation)
 
     def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
-        """Lease up to `limit` deliveries: queued, deferred until now, or of an ended lease.
-
-        By priority, then a study at a time, the one that waits longest first, then by age. A claim is its worker's own
-        for `lease_seconds`, and can be settled under its token as long as nobody else has claimed it. What an earlier
-        call leased whose answer was lost comes first, and alone.
+        """Lease up to `limit` deliveries (queued, deferred until now, or of an ended lease), by priority, then a study at
+        a time, the one that waits longest first, then by age. A claim is its worker's own for `lease_seconds`, and can be
+        settled under its token as long as nobody else has claimed it. What was leased before without an answer comes
+        first, and alone.
         """
         return self._leases.claim(destination, node=node, limit=limit, lease_seconds=lease_seconds, now=now)
 
