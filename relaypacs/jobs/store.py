@@ -149,9 +149,9 @@ class JobStore:
             instance_bytes.forget_segment(connection, node, generation)
 
     def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
-        """Lease up to `limit` deliveries (queued, deferred until now, of an ended lease): by priority, a study at a time,
-        the longest waiting first, then by age. A claim is its worker's own for `lease_seconds`, and can be settled while
-        nobody else has claimed it. What was leased before without an answer comes first, and alone."""
+        """Lease up to `limit` deliveries (queued, deferred until now, of an ended lease): by priority, a study at a
+        time, the longest waiting first, then by age. A claim is its worker's own for `lease_seconds`, and can be settled
+        while nobody else has it. What was leased before without an answer comes first, and alone."""
         return self._leases.claim(destination, node=node, limit=limit, lease_seconds=lease_seconds, now=now)
 
     def renew(self, claims: Sequence[Claim], *, lease_seconds: float, now: float) -> None:
