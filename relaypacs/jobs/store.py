@@ -150,7 +150,7 @@ class JobStore:
 
     def claim(self, destination: str, *, node: str, limit: int, lease_seconds: float, now: float) -> list[Claim]:
         """Lease up to `limit` deliveries (queued, deferred until now, of an ended lease): by priority, a study at a
-        time, the longest waiting first, then by age. A claim is its worker's own for `lease_seconds`, and can be settled
+        time, the longest waiting first, then by age. A claim is its worker's own for `lease_seconds`; it can be settled
         while nobody else has it. What was leased before without an answer comes first, and alone."""
         return self._leases.claim(destination, node=node, limit=limit, lease_seconds=lease_seconds, now=now)
 
