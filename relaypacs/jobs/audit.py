@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from relaypacs.jobs import audit_gather, audit_rows
 from relaypacs.jobs.audit_dialect import LEAST_SECONDS, USUAL_SECONDS, lock_for_audit, writers
-from relaypacs.jobs.audit_rows import NOTHING_CHECKED, PRUNED, AuditRow, Checked, Entry, Wanted
+from relaypacs.jobs.audit_rows import LOST_NODE, NOTHING_CHECKED, PRUNED, AuditRow, Checked, Entry, Wanted
 from relaypacs.jobs.audit_tables import audit, audit_mark
 from relaypacs.jobs.dialect import server_time, upsert
 
@@ -98,30 +98,40 @@ class Audit:
         return self._told_to
 
     def unsent(self, to: str, *, limit: int) -> list[AuditRow]:
-        """The node's rows that the collector `to` has not had, in their order."""
+        """Rows of the node, then of one that is lost, that the collector `to` has not had: of one node, in order."""
         with self._reading() as connection:
-            return audit_rows.behind(connection, self.node, self._sent(connection, to), limit=limit)
+            for name in self._ours(connection):
+                if rows := audit_rows.behind(connection, name, self._sent(connection, name, to), limit=limit):
+                    return rows
+        return []
 
     def sent(self, to: str, last: AuditRow) -> None:
-        """The collector has had the node's rows up to this one."""
+        """The collector has had this node's rows up to this one."""
         with self._writing() as connection:
-            mark = {"mark": self._mark(to), "position": last.id, "at": last.entry.at}
+            mark = {"mark": _sent_mark(last.entry.node, to), "position": last.id, "at": last.entry.at}
             upsert(connection, audit_mark, [mark], replace=("position", "at"), not_below="position")
 
     def backlog(self, to: str) -> tuple[int, float | None]:
-        """How many of the node's rows the collector has not had, and the time of the oldest."""
+        """How many rows that `unsent` would give the collector has not had, and the time of the oldest."""
+        total, times = 0, []
         with self._reading() as connection:
-            left = select(func.count(), func.min(audit.c.at)).where(
-                audit.c.node == self.node, audit.c.id > self._sent(connection, to)
-            )
-            count, oldest = connection.execute(left).one()
-            return count, oldest
+            for name in self._ours(connection):
+                left = select(func.count(), func.min(audit.c.at)).where(
+                    audit.c.node == name, audit.c.id > self._sent(connection, name, to)
+                )
+                count, oldest = connection.execute(left).one()
+                total += count
+                times += [oldest] if oldest is not None else []
+        return total, min(times, default=None)
 
-    def _mark(self, to: str) -> str:
-        return f"sent {self.node} {to}"
+    def _ours(self, connection: Connection) -> list[str]:
+        """The node, and those that are gone for good: whoever is there sends what they could not."""
+        lost = connection.scalars(select(audit_mark.c.mark).where(audit_mark.c.mark.startswith(LOST_NODE))).all()
+        return [self.node, *sorted(mark.removeprefix(LOST_NODE) for mark in lost)]
 
-    def _sent(self, connection: Connection, to: str) -> int:
-        return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.mark == self._mark(to))) or 0
+    @staticmethod
+    def _sent(connection: Connection, node: str, to: str) -> int:
+        return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.mark == _sent_mark(node, to))) or 0
 
     def prune(self, keep_seconds: float | None, now: float, *, limit: int) -> int:
         """Delete at most `limit` rows that are older than `keep_seconds` (None: none ever); returns how many.
@@ -149,6 +159,10 @@ class Audit:
 
     def _kept(self, connection: Connection) -> int | None:
         return connection.scalar(select(audit_mark.c.position).where(audit_mark.c.mark == _KEEP))
+
+
+def _sent_mark(node: str, to: str) -> str:
+    return f"sent {node} {to}"
 
 
 def _delete_first(connection: Connection, before: float, limit: int) -> int:

@@ -31,6 +31,8 @@ KINDS = frozenset(
 """What is told of (docs/audit.md): first by the node, then what people do."""
 PRUNED = "pruned"
 """The mark of where the chain begins: the last row that was deleted."""
+LOST_NODE = "lost "
+"""What the mark of a node begins with that is gone for good: its name follows."""
 _PAGE = 1000
 
 

@@ -15,8 +15,11 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from relaypacs.errors import JobsError
 from relaypacs.jobs import dialect
+from relaypacs.jobs.audit_rows import LOST_NODE
+from relaypacs.jobs.audit_tables import audit_mark
 from relaypacs.jobs.delivery import move
 from relaypacs.jobs.destination_tables import TO_BE_ASKED, outage, verification
+from relaypacs.jobs.dialect import upsert
 from relaypacs.jobs.leases import end_leases
 from relaypacs.jobs.schema import HOT, LIVE, OWED, PURGING, STAGED, checkpoint, delivery, instance, node
 from relaypacs.jobs.states import PENDING_STATES, Change
@@ -35,6 +38,9 @@ def join(connection: Connection, name: str, identity: str, now: float) -> Joined
     known = connection.scalar(select(node.c.identity).where(node.c.node == name).with_for_update())
     if known is None:
         connection.execute(insert(node), {"node": name, "identity": identity, "started_at": now})
+        connection.execute(
+            delete(audit_mark).where(audit_mark.c.mark == f"{LOST_NODE}{name}")
+        )  # it sends its own again
     elif known != identity:
         raise JobsError(
             f"The job table knows a node {name!r} with another state folder; give this one another [node] name, "
@@ -151,6 +157,7 @@ def drain(connection: Connection, name: str, now: float, *, limit: int) -> int:
         asked = update(verification).where(verification.c.node == name, TO_BE_ASKED)
         connection.execute(asked.values(due_at=None, reason=f"node {name}, which was to ask, was drained"))
         connection.execute(delete(node).where(node.c.node == name))
+        upsert(connection, audit_mark, [{"mark": f"{LOST_NODE}{name}", "position": 0}], replace=("position",))
         return 0
     connection.execute(
         move(Change.ABANDON, ready=False, due_at=None, settled_at=now, reason=LOST.format(name=name)).where(

@@ -1,6 +1,6 @@
 """The thread that sends a node's audit rows to the collector: at least once, in their order, however long it is away.
 
-The table is the spool: what the collector has had is a mark in it, written when the collector has read a batch. While
+Also those of nodes that are gone for good. The table is the spool: what the collector has had is a mark in it, written when the collector has read a batch. While
 it is away nothing is kept in memory, and it is tried again after growing pauses. A row that was sent when the process
 died before the mark is sent again.
 """
@@ -113,7 +113,7 @@ class Sender:
         process = str(os.getpid())
         return [
             line(
-                encode(message_of(row.entry, self._place)),
+                encode(message_of(row.entry, self._place_of(row.entry.node))),
                 at=row.entry.at,
                 host=self._place.host,
                 process=process,
@@ -121,6 +121,10 @@ class Sender:
             )
             for row in rows
         ]
+
+    def _place_of(self, node: str) -> Place:
+        """That of a lost node, whose rows this one sends, is known by its name alone."""
+        return self._place if node == self._place.node else Place(node, "", self._place.site)
 
     def _measure(self) -> None:
         count, oldest = self._trail.backlog(self._to)

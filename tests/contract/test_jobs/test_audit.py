@@ -269,6 +269,27 @@ def test_rows_wait_for_the_collector_and_each_node_sends_its_own(store: JobStore
     assert [row.entry.at for row in store.audit.unsent("c:1", limit=9)] == [9.0]
 
 
+def test_what_a_lost_node_could_not_send_others_do(store: JobStore) -> None:
+    store.join(NODE, "folder-a", 1.0)
+    store.join("node-b", "folder-b", 1.0)
+    store.audit.add([Entry(1.0, "start", NODE), Entry(2.0, "start", "node-b"), Entry(3.0, "stop", "node-b")])
+    other = [row for row in store.audit.find(Wanted(), limit=9) if row.entry.at == 2.0][0]
+    store.audit.sent("c:1", other)
+    assert [row.entry.node for row in store.audit.unsent("c:1", limit=9)] == [NODE]
+    while store.drain("node-b", 5.0):
+        pass
+    assert store.audit.backlog("c:1") == (2, 1.0)
+    store.audit.sent("c:1", store.audit.unsent("c:1", limit=9)[-1])
+    rows = store.audit.unsent("c:1", limit=9)
+    assert [(row.entry.node, row.entry.kind) for row in rows] == [("node-b", "stop")], "what it had sent is sent"
+    store.audit.sent("c:1", rows[-1])
+    assert store.audit.unsent("c:1", limit=9) == []
+    # A new node of that name sends its own.
+    store.join("node-b", "folder-c", 6.0)
+    store.audit.add([Entry(7.0, "start", "node-b")])
+    assert store.audit.unsent("c:1", limit=9) == []
+
+
 def test_ids_are_in_the_order_of_commits(store: JobStore, url: str) -> None:
     """Whoever has read to a row has missed none before it, however many write."""
     stores = [JobStore.open(url) for _ in range(3)]
