@@ -1,8 +1,8 @@
 """The thread that sends a node's audit rows to the collector: at least once, in their order, however long it is away.
 
-Also those of nodes that are gone for good. The table is the spool: what the collector has had is a mark in it, written when the collector has read a batch. While
-it is away nothing is kept in memory, and it is tried again after growing pauses. A row that was sent when the process
-died before the mark is sent again.
+Also those of nodes that are gone for good. The table is the spool: what the collector has had is a mark in it, written
+when the collector has read a batch. While it is away nothing is kept in memory, and it is tried again after growing
+pauses. A row that was sent when the process died before the mark is sent again.
 """
 
 from __future__ import annotations

@@ -273,7 +273,7 @@ def test_what_a_lost_node_could_not_send_others_do(store: JobStore) -> None:
     store.join(NODE, "folder-a", 1.0)
     store.join("node-b", "folder-b", 1.0)
     store.audit.add([Entry(1.0, "start", NODE), Entry(2.0, "start", "node-b"), Entry(3.0, "stop", "node-b")])
-    other = [row for row in store.audit.find(Wanted(), limit=9) if row.entry.at == 2.0][0]
+    other = next(row for row in store.audit.find(Wanted(), limit=9) if row.entry.at == 2.0)
     store.audit.sent("c:1", other)
     assert [row.entry.node for row in store.audit.unsent("c:1", limit=9)] == [NODE]
     while store.drain("node-b", 5.0):
