@@ -65,7 +65,9 @@ def _document(config: Config) -> Iterator[str]:
         [
             ("Storage", "yes" if dimse else "no", "yes"),
             ("Verification", "yes" if dimse else "no", "yes"),
+            ("Study Root Query/Retrieve, FIND", _yes(one.verify == "c-find" for one in dimse), "no"),
             ("STOW-RS (PS3.18)", "yes" if web else "no", "no"),
+            ("QIDO-RS (PS3.18)", _yes(one.verify == "qido" for one in web), "no"),
         ],
     )
     yield from _section("2 Networking")
@@ -166,8 +168,24 @@ def _scu(config: Config) -> Iterator[str]:
             "An instance counts as delivered only if the response's Referenced SOP Sequence (0008,1199) names it."
         )
         yield ""
+    if any(one.verify != "none" for one in config.destination):
+        yield (
+            "Whether what was delivered is there is asked afterwards, on an association of its own with Study Root "
+            "C-FIND (1.2.840.10008.5.1.4.1.2.2.1) at IMAGE level by Study and Series Instance UID, or with QIDO-RS for "
+            "the instances of each series. What is missing is sent again."
+        )
+        yield ""
     most = max(one.associations for one in config.destination)
-    yield f"Up to {most} associations or requests at once per destination. No user identity, no role selection."
+    operations = max((one.max_operations for one in dimse), default=1)
+    window = f"up to {operations} operations invoked are proposed" if operations > 1 else "not proposed"
+    yield (
+        f"Up to {most} associations or requests at once per destination. Asynchronous operations window: {window}. "
+        "No user identity, no role selection."
+    )
+
+
+def _yes(any_of: Iterable[bool]) -> str:
+    return "yes" if any(any_of) else "no"
 
 
 def _security(config: Config) -> Iterator[str]:

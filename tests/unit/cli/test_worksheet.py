@@ -118,3 +118,20 @@ def test_a_concealing_node_does_not_promise_reasons(tmp_path: Path) -> None:
     text = conformance(load_config(path, {}))
     assert "gets 1/1/1" in text
     assert "| 1 | 1 | 3 |" not in text
+
+
+@pytest.mark.parametrize("verified", [False, True])
+def test_the_statement_says_what_is_asked_of_destinations(tmp_path: Path, verified: bool) -> None:
+    path = tmp_path / "relaypacs.toml"
+    dimse = '[[destination]]\nname = "a"\nkind = "dimse"\nhost = "a.example"\ncalled_ae = "A"\n'
+    web = '[[destination]]\nname = "b"\nkind = "dicomweb"\nurl = "https://b.example/rs"\n'
+    if verified:
+        dimse += 'verify = "c-find"\nmax_operations = 8\n'
+        web += 'verify = "qido"\n'
+    path.write_text(dimse + web)
+    text = conformance(load_config(path, {}))
+    yes = "yes" if verified else "no"
+    assert f"| Study Root Query/Retrieve, FIND | {yes} | no |" in text
+    assert f"| QIDO-RS (PS3.18) | {yes} | no |" in text
+    assert ("What is missing is sent again" in text) == verified
+    assert ("up to 8 operations" in text) == verified
