@@ -97,6 +97,8 @@ class Verify:
     def before(self, settlements: Sequence[Settlement], now: float) -> None:
         """These are about to be settled: note what has to be looked for. Raises JobsError."""
         places = self._places
+        if not places:
+            return
         due: dict[float, set[tuple[str, str]]] = {}
         for claim in (one.claim for one in settlements if isinstance(one.outcome, Delivered)):
             if claim.destination in places and claim.study_instance_uid:

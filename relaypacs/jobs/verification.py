@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, select, tuple_, update
 
+from relaypacs.jobs.again import until_alone
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import move
 from relaypacs.jobs.destination_tables import TO_BE_ASKED, verification
@@ -153,23 +154,19 @@ class Verifications:
         """These are not there: queue them anew, or, after `rounds` of that or without bytes, make them dead letters
         for this `reason`. Returns how many were queued, and how many are dead letters."""
         wanted = [(each.instance_id, one.destination, each.priority) for each in lost]
-        with self._writing() as connection:
-            queued = 0
-            if one.rounds < rounds:
-                queued = queue_anew(connection, wanted, now).changed
+        told: dict[str, object] = {"expected": expected, "found": expected - len(lost), "checked_at": now, "tries": 0}
+
+        def write(connection: Connection) -> tuple[int, int]:
+            queued = queue_anew(connection, wanted, now).changed if one.rounds < rounds else 0
             dead = _dead(connection, wanted, reason, now)
-            told: dict[str, object] = {
-                "expected": expected,
-                "found": expected - len(lost),
-                "checked_at": now,
-                "tries": 0,
-            }
             if queued:
-                told |= {"rounds": one.rounds + 1, "due_at": due_at, "reason": ""}
+                then = {"rounds": one.rounds + 1, "due_at": due_at, "reason": ""}
             else:
-                told |= {"rounds": 0, "due_at": None, "reason": reason}
-            connection.execute(update(verification).where(_here(one)).values(**told))
-        return queued, dead
+                then = {"rounds": 0, "due_at": None, "reason": reason}
+            connection.execute(update(verification).where(_here(one)).values(**told, **then))
+            return queued, dead
+
+        return until_alone(self._writing, write)
 
     def of_study(self, study: str) -> list[Verified]:
         """What is known of a study, by destination."""
