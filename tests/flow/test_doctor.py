@@ -16,6 +16,7 @@ from tests.peers.node import RELAYPACS, Node, dimse
 from tests.peers.pki import Authority
 from tests.peers.ports import free_port
 from tests.peers.syslog import Collector
+from tests.unit.forward.webpeer import Reply, WebPeer
 
 BASE = """
 [node]
@@ -182,3 +183,12 @@ tls_certificate = "{tmp_path}/nowhere.pem"
         _, found = doctor(path)
         assert found["audit collector"]["grade"] == "good", found["audit collector"]
         assert collector.lines() == []
+
+
+def test_a_destination_that_only_stores_is_no_failure(written: Callable[..., Path]) -> None:
+    """It refuses the search, and would take an object."""
+    with WebPeer(lambda request: Reply(400 if "Content-Type" in request.headers else 403)) as peer:
+        more = f'[[destination]]\nname = "web"\nkind = "dicomweb"\nurl = "{peer.url}"\n'
+        _, found = doctor(written(more))
+    assert found["destination web"]["grade"] == "warning"
+    assert "sent there all the same" in found["destination web"]["mend"]
