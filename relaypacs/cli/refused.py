@@ -50,12 +50,12 @@ def forget(config: Config, name: str) -> int:
 
 def learn(config: Config, destination: Destination, found: Examined) -> None:
     """Forget what a destination refused that answers well, but what it refuses in the matrix."""
-    if not found.ok or destination.kind != "dimse":
+    if not found.ok or found.accepted is None:
         return
     from relaypacs.forward.examine import CLASSES, SYNTAXES
 
     asked = {(sop_class, syntax) for sop_class in CLASSES for syntax in SYNTAXES}
-    again = frozenset(asked - (found.accepted or frozenset()))
+    again = frozenset(asked - found.accepted)
     known = refusals.of_config(config.refusals_file, config).get(destination.name, {})
     if not known:
         return
