@@ -271,6 +271,31 @@ def test_success_that_is_a_lie_is_found_out_and_ends(house: House) -> None:
     assert house.jobs.ledger().imbalance == 0
 
 
+def test_a_round_is_not_over_before_what_was_sent_again_is_there(house: House) -> None:
+    """What is put off there does not begin the count anew when it arrives at last."""
+    uids = house.receive(2, series=True)
+    statuses = iter([0, 0, 0x0110])
+
+    def serve(peer: Connection) -> None:
+        peer.accept()
+        while True:
+            context_id, command, _ = peer.read_object()
+            if command is None:
+                return
+            if command.field == C_FIND_RQ:
+                answers(0x0000, uids=(uids[0],))(peer, context_id, command)
+            else:
+                peer.send_message(context_id, encode_response(command, next(statuses, 0)))
+
+    with DimsePeer(serve) as there:
+        forwarder = house.forwarder([destination("there", there.port, verify_rounds=1)])
+        forwarder.start()
+        house.wait_states({State.DELIVERED: 3, State.FAILED: 1}, seconds=20)
+        time.sleep(1.0)
+        assert forwarder.stop(5)
+    assert house.states() == {State.DELIVERED: 3, State.FAILED: 1}
+
+
 def test_what_can_not_be_asked_is_asked_later_and_nothing_is_sent_for_that(house: House) -> None:
     house.receive(3, series=True)
     may = threading.Event()
