@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.peers.faulty_s3 import FaultyS3
 from tests.peers.node import Node, dimse
 from tests.peers.ports import free_port, wait_until
 from tests.peers.seaweed import BUCKET, KEYS, SeaweedFS
-from tests.samples import dataset_of, write_mr_series
+from tests.samples import dataset_of, read_sample, write_mr_series, write_multi_frame
 
 SEGMENT = {"segment_bytes": 1 << 20}
 
@@ -191,3 +192,71 @@ def test_a_key_that_may_not_delete_is_said_and_everything_else_goes_on(
     book = relay.ledger()
     assert (book["delivered"], book["failed"], book["imbalance"]) == (50, 0, 0)
     assert len(datasets(archive.files())) == 50
+
+
+class Watch:
+    """The most anonymous memory that each process of a node has had, in MiB above what it had first."""
+
+    def __init__(self, relay: Node) -> None:
+        self._pids = relay.pids()
+        self._first = {pid: self._now(pid) for pid in self._pids}
+        self._most = dict(self._first)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _now(self, pid: int) -> int:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1])
+        return 0
+
+    def _run(self) -> None:
+        while not self._over.wait(0.05):
+            for pid in self._pids:
+                self._most[pid] = max(self._most[pid], self._now(pid))
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def grown(self) -> float:
+        """That of the one that grew most."""
+        return max(self._most[pid] - self._first[pid] for pid in self._pids) / 1024
+
+
+@pytest.mark.timeout(1800)
+def test_a_long_object_passes_through_the_bucket_in_bounded_memory(
+    tmp_path: Path, storage: SeaweedFS, node: Callable[..., Node], long_run: bool
+) -> None:
+    """In from a modality, to the bucket in parts, and out of it to a PACS that was down."""
+    archive = StoreScp(tmp_path / "archive", aet="ARCHIVE")
+    archive.port = free_port()
+    relay = node(
+        destinations=[dimse("archive", archive.port, "ARCHIVE", retry="1000x1s")],
+        sections={"staging": storage.section(hot_seconds=0.0), "spool": SEGMENT},
+    )
+    small = write_mr_series(tmp_path / "small", 3)
+    assert storescu(relay.port, small).returncode == 0  # what is loaded only when it is needed
+    wait_until(lambda: len(storage.objects()) == 3, "small ones stored", 30)
+    long = tmp_path / "long.dcm"
+    write_multi_frame(long, (4 << 30) - (2 << 20) if long_run else 96 << 20)
+    with Watch(relay) as watch:
+        assert storescu(relay.port, [long], timeout_seconds=900.0).returncode == 0
+        wait_until(lambda: len(storage.objects()) == 4, "the long one stored", 900, every_seconds=0.5)
+        wait_until(lambda: relay.metric("relaypacs_spool_freed_segments_total") >= 1.0, "its segment freed", 60)
+        with archive:
+            book = relay.wait_settled(4, 900)
+    assert (book["delivered"], book["failed"], book["imbalance"]) == (4, 0, 0)
+    print(f"{long.stat().st_size >> 20} MiB: the process that grew most grew by {watch.grown():.1f} MiB")
+    assert watch.grown() < 64
+    found = max(archive.files(), key=lambda path: path.stat().st_size)
+    with long.open("rb") as sent, found.open("rb") as got:
+        sent.seek(read_sample(long).dataset_offset)
+        got.seek(read_sample(found).dataset_offset)
+        while piece := sent.read(1 << 20):
+            assert got.read(1 << 20) == piece
+        assert got.read(1) == b""
