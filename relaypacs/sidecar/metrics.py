@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ from relaypacs.jobs.states import OWED_STATES, PENDING_STATES
 from relaypacs.sidecar.app import Readiness
 from relaypacs.sidecar.backlog import Backlog
 from relaypacs.sidecar.checks import ANSWER_SECONDS, checks_of, free_bytes, process_names, spool_files
+from relaypacs.sidecar.departed import counting, fold
 from relaypacs.sidecar.expiries import Expiries
 from relaypacs.sidecar.jobtable import JobTable
 from relaypacs.sidecar.trends import Trends
@@ -116,6 +118,7 @@ class NodeEvents(Collector):
     ) -> None:
         """`expiries()`: seconds until certificates expire that no process tells of, by use."""
         self._folder, self._expiries, self._trends = metrics_dir, expiries, trends or Trends()
+        self._lock = threading.Lock()
 
     def describe(self) -> list[Metric]:
         """Nothing, as `NodeStates.describe`."""
@@ -124,9 +127,10 @@ class NodeEvents(Collector):
     def collect(self) -> Iterator[Metric]:
         """The sums, now."""
         left: dict[tuple[str, ...], float] = {(use,): seconds for use, seconds in self._expiries().items()}
-        for metric in MultiProcessCollector.merge(  # type: ignore[no-untyped-call]
-            [str(file) for file in sorted(self._folder.glob("*.db")) if _counts(file)]
-        ):
+        with self._lock:
+            fold(self._folder)
+            merged = MultiProcessCollector.merge([str(file) for file in counting(self._folder)])  # type: ignore[no-untyped-call]
+        for metric in merged:
             yield metric
             if metric.name == _NOT_AFTER:
                 left |= {(one.labels["use"],): one.value - time.time() for one in metric.samples}
@@ -138,14 +142,6 @@ class NodeEvents(Collector):
                 self._trends.delivered(time.monotonic(), totals)
         if left:
             yield _gauge("cert_expiry_seconds", left)
-
-
-def _counts(file: Path) -> bool:
-    # Named by prometheus_client.values: counter_PID.db, gauge_MODE_PID.db.
-    kind, _, pid = file.stem.rpartition("_")
-    if kind.startswith("gauge_live") and not Path("/proc", pid).exists():
-        return False
-    return file.stat().st_size > 0  # a process is just making it
 
 
 class NodeStates(Collector):
