@@ -101,6 +101,11 @@ def test_every_point_is_in_a_room() -> None:
     assert all(point.bucket for point in POINTS if point.name.startswith("s3.")), "tried where there is a bucket"
 
 
+def test_what_a_kill_at_each_point_leaves_behind_is_written_down() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "delivery.md").read_text(encoding="utf-8")
+    assert [point.name for point in POINTS if f"`{point.name}`" not in page] == []
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_follow_the_code(name: str, tmp_path: Path) -> None:
     copied = copy_with(MUTANTS[name].edits, tmp_path)

@@ -53,7 +53,7 @@ _ANSWERED_FIRST = """\
         try:
             size = self._commit(sink)
 """
-_TAKE_IN = "        return until_alone(self._writing, take_in)\n"
+_TAKE_IN = "        return self._leases.taken_in(write, at_once or AtOnce({}, 0.0), node, now)\n"
 _CHECKPOINT = """\
         with self._writing() as connection:
             intake.upsert(
