@@ -11,7 +11,7 @@ from pydicom import dcmread
 from relaypacs.errors import StagingError
 from relaypacs.jobs.associations import Asked
 from relaypacs.model import Deferred, Delivered, Failed, Scope, Settlement
-from relaypacs.sweep import BATCH
+from relaypacs.sweep import BATCH, CARRY_AFTER_SECONDS
 from tests.unit.jobs.made import end
 from tests.unit.relay_rooms import NODE, Rooms, dataset
 
@@ -132,6 +132,10 @@ def test_associations_of_the_log_go_with_the_rows(tmp_path: Path) -> None:
     rooms.clock.now += 2
     assert rooms.sweep.forget() == 1
     assert rooms.jobs.associations.find(Asked(), limit=9) == []
+    # A day later the ledger no longer knows them one by one: they brought nothing.
+    rooms.clock.now += CARRY_AFTER_SECONDS
+    assert [rooms.sweep.forget() for _ in range(3)] == [BATCH, 1, 0]
+    assert rooms.jobs.ledger().imbalance == 0
 
 
 def test_dead_letters_and_deferrals_keep_their_bytes(tmp_path: Path) -> None:
