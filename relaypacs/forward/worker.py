@@ -188,6 +188,7 @@ class Worker:
         """What was handed over, if there is any; else what is due in the table, if it may hold something."""
         if not self._handover.must_look:
             if claims := self._handover.take(limit):
+                reach("forward.claimed")
                 self._streaming = True
                 self._learn_callers(claims)
                 return claims
