@@ -80,6 +80,7 @@ def jobs_of(config: Config) -> Iterator[JobStore]:
     store = JobStore.open(
         config.jobs_url, identifiers=config.node.identifiers, shared_staging=config.staging.kind == "s3"
     )
+    store.audit.node = config.node.name  # what a command does is told, and sent to the collector, in its name
     try:
         store.check_schema()
         yield store

@@ -199,12 +199,10 @@ def _audit(
 ) -> None:
     asked: dict[str, object] = {
         "destination": which.destination,
-        "study": which.study if which.study is None else storable(which.study),
         "caller": which.calling_ae if which.calling_ae is None else storable(which.calling_ae),
         "states": sorted(which.states) or None,
         "before": which.before,
         "after": which.after,
-        "by": by or None,
     }
     body = {name: value for name, value in asked.items() if value is not None} | {"changed": acted.changed}
     add(connection, [Entry(now, verb.value, node, by, which.study or "", body=body)])

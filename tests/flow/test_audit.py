@@ -102,6 +102,8 @@ def test_what_the_trail_tells(
     found = {row["kind"]: row for row in rows(relay)}
     assert found["config-taken"]["body"] == {"changed": ["caller"]}
     assert found["resend"]["study"] == found["export"]["study"] == study
+    assert found["resend"]["node"] == found["received"]["node"], "in whose name it is sent to the collector"
+    assert found["resend"]["body"] == {"destination": "archive", "changed": 3}
     assert found["export"]["body"] == {"instances": 3, "failed": 0, "target": "folder"}
     assert found["audit"]["body"]["rows"] > 0, "that it was read is told"
 
@@ -166,6 +168,8 @@ def test_a_collector_gets_all_however_often_it_goes_away(
     second = write_ct_series(tmp_path / "two", 2, rows=16, columns=16, seed="two")
     assert storescu(relay.port, second, calling="CT_1").returncode == 0
     wait_until(lambda: kinds(relay).count("delivered") == 2, "the flow goes on while it hangs", 60.0)
+    study = rows(relay, "--kind", "received")[0]["study"]
+    assert relay.cli("resend", study, "--to", "archive").returncode == 0, "what people do is sent, too"
     collector.kill()
     collector.start()
     wait_until(lambda: events_of(collector).count("110104") >= 4, "what it had not read has come", 90.0)
@@ -174,6 +178,7 @@ def test_a_collector_gets_all_however_often_it_goes_away(
     collector.stop()
 
     told = [row for row in rows(relay) if row["kind"] != "audit"]
+    assert "resend" in {row["kind"] for row in told}
     sent = [one.find("EventIdentification").attrib["EventDateTime"] for one in messages(collector)]  # type: ignore[union-attr]
     for row in told:
         assert row["at"].replace("+00:00", "Z") in sent, row
