@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, delete, func, select, tuple_
 
 from relaypacs.failpoint import reach
+from relaypacs.jobs.audit_gather import ATTEMPTS
+from relaypacs.jobs.audit_tables import audit_mark
 from relaypacs.jobs.bytes import has_delivery, owed
 from relaypacs.jobs.dialect import upsert
 from relaypacs.jobs.schema import BARE, attempt, delivery, forgotten, instance
@@ -22,6 +24,17 @@ from relaypacs.model import State
 LOOKS_AT = 2000
 """Instances one call looks at; the next goes on behind them."""
 _COUNTS = ("instances", "delivered", "discarded")
+
+
+_TOLD = select(audit_mark.c.position).where(audit_mark.c.mark == ATTEMPTS).scalar_subquery()
+_UNTOLD = (
+    select(attempt.c.id)
+    .join_from(attempt, delivery, attempt.c.delivery_id == delivery.c.id)
+    .where(delivery.c.instance_id == instance.c.id, attempt.c.id > _TOLD)
+    .exists()
+)
+"""The audit trail, where there is one, has not told yet how a delivery ended. Times alone do not say: a settlement has
+that of its beginning, and may wait for the table."""
 
 
 def over(
@@ -61,7 +74,7 @@ def forget(connection: Connection, instance_ids: Sequence[int]) -> int:
     )
     ids = connection.scalars(locked).all()
     # Asked again with the rows locked: nobody adds a delivery now.
-    ids = connection.scalars(select(instance.c.id).where(instance.c.id.in_(ids), ~owed())).all()
+    ids = connection.scalars(select(instance.c.id).where(instance.c.id.in_(ids), ~owed(), ~_UNTOLD)).all()
     if not ids:
         return 0
     counts: dict[tuple[str, str], Counter[str]] = {}

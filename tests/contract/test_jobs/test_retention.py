@@ -145,3 +145,20 @@ def test_what_is_delivered_after_all_rows_went_is_told_too(store: JobStore) -> N
         assert forget_all(store, 100.0) == 3 - number
     told = store.audit.find(Wanted(kinds=frozenset({"delivered"})), limit=9)
     assert [(row.entry.study, row.entry.body["instances"]) for row in reversed(told)] == [("0", 3), ("1", 2)]
+
+
+def test_what_the_audit_trail_has_not_told_yet_stays_whatever_its_time(store: JobStore) -> None:
+    store.take_in(NODE, [early("a.1"), early("a.2")], [end(objects=2)], [], 10.0)
+    claims = store.claim("pacs", node=NODE, limit=9, lease_seconds=60, now=20.0)
+    store.settle(settled(claims[:1]), 30.0)
+    store.forget_segment(NODE, "g1")
+    for _ in range(3):
+        store.audit.gather(40.0)
+    # It waited for the table: its time is from before the trail looked.
+    store.settle(settled(claims[1:]), 30.0)
+    assert forget_all(store, 35.0) == 1
+    for _ in range(3):
+        store.audit.gather(41.0)
+    assert forget_all(store, 35.0) == 1
+    told = [row.entry.body["instances"] for row in store.audit.find(Wanted(kinds=frozenset({"delivered"})), limit=9)]
+    assert told == [1, 1]
