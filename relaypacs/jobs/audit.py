@@ -79,18 +79,18 @@ class Audit:
             if oldest < writers_then:
                 upto = done
             anything = audit_gather.has_something(connection, done, upto)
-        more = False
+        more = more_came = False
         if anything:
             with self._writing() as connection:
                 # First: one gathers at a time, and whoever holds it waits for no row.
                 lock_for_audit(connection)
-                entries = audit_gather.received(connection, self.node, now, self._seen, quiet_seconds)
+                entries, more_came = audit_gather.received(connection, self.node, now, self._seen, quiet_seconds)
                 went, more = audit_gather.delivered(connection, self.node, upto, place_of)
                 entries += went + audit_gather.refused(connection, self.node, now)
                 audit_rows.add(connection, sorted(entries, key=lambda one: one.at))
         if oldest >= writers_then and not more:
             self._told_to, self._candidate = at, None
-        return more
+        return more or more_came
 
     @property
     def told_to(self) -> float:

@@ -8,10 +8,12 @@ Rows that somebody has locked wait for the next time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Connection, func, select, update
+from sqlalchemy.engine import Row
 
 from relaypacs.jobs.association_tables import association_log
 from relaypacs.jobs.audit_rows import MAJOR, MINOR, SERIOUS, SUCCESS, Entry
@@ -94,13 +96,30 @@ def received(
     now: float,
     seen: MutableMapping[tuple[str, str], tuple[int, float]],
     quiet_seconds: float,
-) -> list[Entry]:
+) -> tuple[list[Entry], bool]:
     """What came, of associations that have ended, or to which nothing was added for so long; marks it as told.
 
-    Each is told in the name of the node it came to, by whichever looks first. `seen`: what was not told yet, by
-    association and study: how much had come, since when.
+    Also whether there is more that has ended. Each is told in the name of the node it came to, by whichever looks
+    first. `seen`: what was not told yet, by association and study: how much had come, since when.
     """
-    rows = connection.execute(
+    entries = [_came(connection, row, node, now) for row in _untold(connection, ended=True)]
+    if len(entries) == MOST:
+        return entries, True
+    before = dict(seen)
+    seen.clear()
+    for row in _untold(connection, ended=False):
+        key = (row.association_id, row.study_instance_uid)
+        count, since = before.get(key, (0, now))
+        since = since if count == row.received else now
+        if now - since < quiet_seconds:
+            seen[key] = row.received, since
+        else:
+            entries.append(_came(connection, row, node, now))
+    return entries, False
+
+
+def _untold(connection: Connection, *, ended: bool) -> Sequence[Row[Any]]:
+    found = (
         select(
             tally,
             association.c.calling_ae,
@@ -111,39 +130,32 @@ def received(
         )
         .join_from(tally, association)
         .outerjoin(association_log, association_log.c.association_id == tally.c.association_id)
-        .where(UNTOLD_RECEIVED)
+        .where(UNTOLD_RECEIVED, association.c.ended_at.is_not(None) if ended else association.c.ended_at.is_(None))
         .order_by(tally.c.association_id, tally.c.study_instance_uid)
         .limit(MOST)
         .with_for_update(of=tally, skip_locked=True)
-    ).all()
-    before = dict(seen)
-    seen.clear()
-    entries = []
-    for row in rows:
-        key = (row.association_id, row.study_instance_uid)
-        count, since = before.get(key, (0, now))
-        since = since if count == row.received else now
-        if row.ended_at is None and now - since < quiet_seconds:
-            seen[key] = row.received, since
-            continue
-        came = _Transfer(row.received - row.audited)
-        receiver = row.node or ""
-        kept = instance.c.association_id == row.association_id, instance.c.study_instance_uid == row.study_instance_uid
-        for one in connection.execute(_CLASSES.where(*kept)):
-            came.classes[one.sop_class_uid] = one.number
-            came.patient_id = came.patient_id or one.patient_id
-            receiver = receiver or one.node  # of one that never ended
-        whose = tally.c.association_id == row.association_id, tally.c.study_instance_uid == row.study_instance_uid
-        connection.execute(update(tally).where(*whose).values(audited=row.received))
-        body = {
-            "association": row.association_id,
-            "called_ae": row.called_ae,
-            "peer": row.peer,
-            **came.said(),
-        }
-        at = now if row.ended_at is None else min(row.ended_at, now)
-        entries.append(Entry(at, "received", receiver or node, row.calling_ae, row.study_instance_uid, SUCCESS, body))
-    return entries
+    )
+    return connection.execute(found).all()
+
+
+def _came(connection: Connection, row: Row[Any], node: str, now: float) -> Entry:
+    came = _Transfer(row.received - row.audited)
+    receiver = row.node or ""
+    kept = instance.c.association_id == row.association_id, instance.c.study_instance_uid == row.study_instance_uid
+    for one in connection.execute(_CLASSES.where(*kept)):
+        came.classes[one.sop_class_uid] = one.number
+        came.patient_id = came.patient_id or one.patient_id
+        receiver = receiver or one.node  # of one that never ended
+    whose = tally.c.association_id == row.association_id, tally.c.study_instance_uid == row.study_instance_uid
+    connection.execute(update(tally).where(*whose).values(audited=row.received))
+    body = {
+        "association": row.association_id,
+        "called_ae": row.called_ae,
+        "peer": row.peer,
+        **came.said(),
+    }
+    at = now if row.ended_at is None else min(row.ended_at, now)
+    return Entry(at, "received", receiver or node, row.calling_ae, row.study_instance_uid, SUCCESS, body)
 
 
 def delivered(

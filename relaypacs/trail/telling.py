@@ -21,6 +21,8 @@ from relaypacs.jobs.audit_rows import Entry
 MOST_SECONDS = 60.0
 """How often it looks at least."""
 RETRY_SECONDS = 5.0
+PAUSE_SECONDS = 0.05
+"""Between transactions when there is much to tell: SQLite lets one write at a time."""
 MOST_NOTES = 1000
 
 _TROUBLE = Gauge(
@@ -98,7 +100,7 @@ class Teller:
         with self._lock:
             self._notes = self._notes[len(notes) :]
         while self._trail.gather(self._clock(), quiet_seconds=self._quiet_seconds, place_of=self._place_of):
-            if self._stopped.is_set():
+            if self._stopped.wait(PAUSE_SECONDS):
                 break
         if self._trail.told_to:
             _TOLD.set(self._trail.told_to)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from relaypacs.jobs import audit_gather
 from relaypacs.jobs.audit_rows import Entry, Wanted
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.store import JobStore
@@ -315,6 +316,19 @@ def test_ids_are_in_the_order_of_commits(store: JobStore, url: str) -> None:
     assert len(seen) == len(set(seen)) == 60
     assert store.audit.check().rows == 60
     assert store.audit.check().broken_at is None
+
+
+def test_a_look_goes_on_until_all_that_ended_is_told(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object an association, as some modalities send: many end in a minute, while others stay open."""
+    monkeypatch.setattr(audit_gather, "MOST", 3)
+    names = [f"a{number}" for number in range(10)]
+    objects = [arrival(f"{name[1:]}.1", study=name[1:], association=name) for name in (*names, "a000", "a001", "a002")]
+    store.take_in(NODE, objects, [end(name, objects=1) for name in names], [], 1.0)
+    gathered(store, 2.0)
+    assert sorted(one.body["association"] for one in told(store, "received")) == sorted(names)
+    gathered(store, 100.0)
+    gathered(store, 101.0)
+    assert len(told(store, "received")) == 13
 
 
 def test_what_a_node_received_is_told_in_its_name_by_whoever_looks(store: JobStore, url: str) -> None:
