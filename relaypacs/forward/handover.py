@@ -1,8 +1,8 @@
 """What intake leased to a destination's workers in the transaction that made it: sent without being claimed first.
 
-One per destination, between intake's thread (`room`, `put`, `queued`) and the workers (`take`, `looked`, `empty`).
-There is room only while the destination is up, within its hours and owed nothing older, so nobody is overtaken; while
-it goes on the table is looked at every second. What can't be sent now is given back and waits in the table.
+One per destination, between intake's thread (`room`, `put`, `queued`) and the workers (`take`, `looked`, `exchange`,
+`empty`). There is room only while the destination is up, within its hours and owed nothing older, so nobody is
+overtaken; while it goes on the table is looked at every second. What can't be sent now is given back to the table.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Handover:
         self._closed = False
         self.puts = 0
         """How often claims were handed over."""
+        self.told = 0
+        """How often it was said that there is something in the table."""
 
     def room(self) -> int:
         """How many new deliveries the workers would begin before anything else."""
@@ -52,9 +54,7 @@ class Handover:
         with self._lock:
             accepted = self._is_open()
             if accepted:
-                self._waiting.extend(claims)
-                if any(one.priority for one in self._waiting):
-                    self._waiting = deque(sorted(self._waiting, key=lambda one: -one.priority))
+                self._add(claims)
                 self.puts += 1
                 self._look_at = self._look_at or self._clock() + LOOK_SECONDS
         if not accepted:
@@ -63,7 +63,13 @@ class Handover:
     def queued(self) -> None:
         """There is something in the table: it comes before what is new."""
         with self._lock:
-            self._drained = False
+            self._drained, self.told = False, self.told + 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        with self._lock:
+            return not self._waiting
 
     @property
     def must_look(self) -> bool:
@@ -74,19 +80,28 @@ class Handover:
     def take(self, limit: int) -> list[Claim]:
         """At most `limit` of what waits."""
         with self._lock:
-            return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+            return self._take(limit)
 
-    def looked(self, *, drained: bool) -> None:
-        """A worker has looked at the table, and left nothing in it that is due."""
+    def looked(self, *, drained: bool, told: int) -> None:
+        """A worker has looked at the table, when it was `told` so often; `drained`: nothing due is left in it."""
         with self._lock:
-            self._drained, self._look_at = drained, None
+            self._drained, self._look_at = drained and told == self.told, None
+
+    def exchange(self, claims: list[Claim], limit: int) -> list[Claim]:
+        """The first `limit` of what waits and `claims`, which are from the table; the others wait."""
+        with self._lock:
+            if not self._waiting:
+                return claims
+            self._add(claims)
+            return self._take(limit)
 
     def empty(self) -> None:
-        """Give back what waits, unless the destination can be sent to."""
+        """Give back what waits, unless the destination can be sent to; it is older than what is new by then."""
         with self._lock:
             if self._is_open():
                 return
             left, self._waiting = self._waiting, deque()
+            self._drained, self.told = False, self.told + 1
         self._settler.give_back(list(left))
 
     def close(self) -> None:
@@ -94,6 +109,14 @@ class Handover:
         with self._lock:
             self._closed = True
         self.empty()
+
+    def _add(self, claims: Sequence[Claim]) -> None:
+        self._waiting.extend(claims)
+        if any(one.priority for one in self._waiting):
+            self._waiting = deque(sorted(self._waiting, key=lambda one: -one.priority))
+
+    def _take(self, limit: int) -> list[Claim]:
+        return [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
 
     def _is_open(self) -> bool:
         return not self._closed and self._site.is_up and self._site.within_hours()

@@ -7,7 +7,6 @@ to one attempt and goes on.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -132,7 +131,7 @@ class Worker:
     def _enter(self) -> bool:
         """Whether this worker has a place in the destination's window; it keeps it while an association is open."""
         if self._place is None:
-            self._place = self._windows.acquire(self.name, waits=self._due)
+            self._place = self._windows.acquire(self.name, waits=self._due or not self._handover.is_empty)
             if self._place is None:
                 self._stopping.wait(_NO_PLACE_SECONDS)
         return self._place is not None
@@ -157,6 +156,7 @@ class Worker:
         try:
             if entered := self._enter():
                 claims = self._claim_for_trial() if trial else self._claim(self._limit)
+                claims = self._with_callers(claims)
             if claims:
                 trouble, answered = self._deliver(claims, trial=trial)
         except Exception as bug:
@@ -185,20 +185,20 @@ class Worker:
         return [] if chosen is None else [chosen]
 
     def _claim(self, limit: int) -> list[Claim]:
-        """What was handed over, if there is any; else what is due in the table, if it may hold something."""
+        """What was handed over, if there is any; else what is due in the table, if it may hold something. If that has
+        to be looked at, neither waits for the other to be used up: what is urgent goes first, then what was there."""
         if not self._handover.must_look:
             if claims := self._handover.take(limit):
                 reach("forward.claimed")
                 self._streaming = True
-                self._learn_callers(claims)
                 return claims
             if self._streaming and not self._look:
                 return []
-        self._look = False
+        self._look, told = False, self._handover.told
         claims = self._claim_from_table(limit)
         if not self._stopping.is_set():
-            self._handover.looked(drained=len(claims) < limit)
-        return claims or self._handover.take(limit)
+            self._handover.looked(drained=len(claims) < limit, told=told)
+        return self._handover.exchange(claims, limit)
 
     def _claim_from_table(self, limit: int) -> list[Claim]:
         told = False
@@ -218,16 +218,21 @@ class Worker:
             else:
                 reach("forward.claimed")
                 self._settler.hold(claims, since=since)
-                self._learn_callers(claims)
                 return claims
         return []
 
-    def _learn_callers(self, claims: list[Claim]) -> None:
-        """Who sent these. While the job table is down nobody is known, and our own title is presented."""
+    def _with_callers(self, claims: list[Claim]) -> list[Claim]:
+        """These, once it is known who sent them, if it has to be: nothing goes under another title."""
         if self._callers is not None and claims:
+            try:
+                found = self._jobs.associations.calling_aes(one.association_id for one in claims)
+            except JobsError:  # the settler says so
+                self._settler.give_back(claims)
+                self._stopping.wait(_JOBS_PAUSE_SECONDS)
+                return []
             self._callers.clear()
-            with contextlib.suppress(JobsError):
-                self._callers.update(self._jobs.associations.calling_aes(one.association_id for one in claims))
+            self._callers.update(found)
+        return claims
 
     def _deliver(self, claims: list[Claim], *, trial: bool) -> tuple[Trouble | None, bool]:
         self._resting = False
@@ -276,6 +281,8 @@ class Worker:
             due = self._jobs.next_due(self.name, now, node=self._node)
         except JobsError:
             due, now = 0.0, 0.0
+        if not self._handover.is_empty:  # it has no place
+            due = now
         if due is None:
             wait = _LOOK_ANYWAY_SECONDS
         else:

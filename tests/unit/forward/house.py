@@ -18,6 +18,7 @@ from relaypacs.spool.writer import SpoolWriter
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.keys import staged_key
 from relaypacs.wake.local import LocalWake
+from relaypacs.wake.protocol import Windows
 from relaypacs.wake.windows import LocalWindows
 from tests.unit.forward.deliveries import CT, EXPLICIT, STUDY, dataset
 
@@ -58,11 +59,13 @@ class House:
         pixels: int = 512,
         study: str = STUDY,
         transfer_syntax: str = EXPLICIT,
+        priority: int = 0,
         bodies: Mapping[str, bytes] | None = None,
         series: bool = False,
+        association: str = "association",
     ) -> list[str]:
         """Receive generated CTs, or `bodies` by SOP Instance UID; returns their SOP Instance UIDs. `series`: their
-        rows have a Series Instance UID."""
+        rows have a Series Instance UID. `association`: the id of the one they came by."""
         if bodies is None:
             made = {}
             for _ in range(count):
@@ -71,16 +74,14 @@ class House:
                 made[uid] = dataset(uid, pixels=pixels, study=study)
             bodies = made
         for uid, body in bodies.items():
-            meta = ObjectMeta(
-                "association", "CT1", "RELAYPACS", "10.0.0.7:40123", time.time(), CT, uid, transfer_syntax
-            )
+            meta = ObjectMeta(association, "CT1", "RELAYPACS", "10.0.0.7:40123", time.time(), CT, uid, transfer_syntax)
             append = self.writer.begin(meta)
             append.write([body])
             append.commit()
-        self._take_in(to, study, f"{study}.1" if series else "")
+        self._take_in(to, study, f"{study}.1" if series else "", priority)
         return list(bodies)
 
-    def _take_in(self, to: Sequence[str], study: str, series: str) -> None:
+    def _take_in(self, to: Sequence[str], study: str, series: str, priority: int) -> None:
         ends = {one.generation: one.end for one in self._committed}
         self._committed.clear()
         for generation, end in ends.items():
@@ -96,7 +97,7 @@ class House:
                             sop_instance_uid=record.meta.sop_instance_uid,
                         ),
                         hashlib.sha256(record.meta.sop_instance_uid.encode()).hexdigest(),
-                        Route(Routed.ROUTED, tuple(to), 0, "all"),
+                        Route(Routed.ROUTED, tuple(to), priority, "all"),
                         "forward-both",
                         "requeue",
                     )
@@ -140,7 +141,12 @@ class House:
             self.jobs.forget_segment(NODE, generation)
 
     def forwarder(
-        self, destinations: Sequence[Destination], *, lease_seconds: float = 60.0, study_quiet_seconds: float = 60.0
+        self,
+        destinations: Sequence[Destination],
+        *,
+        lease_seconds: float = 60.0,
+        study_quiet_seconds: float = 60.0,
+        windows: Windows | None = None,
     ) -> Forwarder:
         """A forwarder over these rooms, not started."""
         return Forwarder(
@@ -148,7 +154,7 @@ class House:
             jobs=self.jobs,
             source=ByteSource(self.reader, self.staging),
             wake=self.wake,
-            windows=LocalWindows(),
+            windows=windows or LocalWindows(),
             node=NODE,
             lease_seconds=lease_seconds,
             calling_ae="RELAYPACS",

@@ -50,6 +50,9 @@ class Desk:
         self.settler.hold(claims, since=(100.0, 1e9))
         self.handover.put(claims)
 
+    def looked(self, *, drained: bool) -> None:
+        self.handover.looked(drained=drained, told=self.handover.told)
+
     def take(self, limit: int = 9) -> list[int]:
         return [one.delivery_id for one in self.handover.take(limit)]
 
@@ -62,7 +65,7 @@ class Desk:
 def desk() -> Desk:
     made = Desk()
     made.up()
-    made.handover.looked(drained=True)
+    made.looked(drained=True)
     return made
 
 
@@ -76,9 +79,9 @@ def test_room_only_for_a_destination_that_is_known_to_be_up_and_owed_nothing() -
     assert desk.handover.room() == 0, "never tried"
     desk.up()
     assert desk.handover.room() == 0, "nobody looked into the table"
-    desk.handover.looked(drained=False)
+    desk.looked(drained=False)
     assert desk.handover.room() == 0, "more is in it"
-    desk.handover.looked(drained=True)
+    desk.looked(drained=True)
     assert desk.handover.room() == 4
     desk.handover.queued()
     assert desk.handover.room() == 0
@@ -108,9 +111,44 @@ def test_the_table_is_looked_at_every_second_while_it_goes_on(desk: Desk) -> Non
         desk.put(2)
         desk.now += LOOK_SECONDS / 2
         assert desk.handover.must_look
-        desk.handover.looked(drained=True)
+        desk.looked(drained=True)
         assert not desk.handover.must_look
         assert desk.take() == [2]
+    desk.settler.close(5.0)
+
+
+def test_who_looked_before_something_was_queued_has_not_seen_it(desk: Desk) -> None:
+    told = desk.handover.told
+    desk.handover.queued()
+    desk.handover.looked(drained=True, told=told)
+    assert (desk.handover.room(), desk.handover.must_look) == (0, True)
+    desk.looked(drained=True)
+    assert (desk.handover.room(), desk.handover.must_look) == (4, False)
+    desk.settler.close(5.0)
+
+
+def test_what_the_table_had_goes_behind_what_waits_unless_it_is_urgent(desk: Desk) -> None:
+    def exchange(*claims: Claim) -> list[int]:
+        return [one.delivery_id for one in desk.handover.exchange(list(claims), 2)]
+
+    assert exchange(claim(1), claim(2), claim(3)) == [1, 2, 3], "nothing waits: as it was claimed"
+    desk.put(4, 5, 6)
+    assert exchange(claim(7), claim(8, priority=1)) == [8, 4]
+    assert exchange(claim(9)) == [5, 6]
+    assert exchange() == [7, 9]
+    desk.settler.close(5.0)
+
+
+def test_what_was_given_back_comes_before_what_is_new(desk: Desk) -> None:
+    assert desk.handover.room() == 4
+    desk.up(Trouble("down"))
+    desk.handover.empty()
+    desk.site.end_probe(0, None)
+    desk.site.end_turn(trial=True, trouble=None, answered=True)
+    assert desk.site.is_up
+    assert (desk.handover.room(), desk.handover.must_look) == (0, True)
+    desk.looked(drained=True)
+    assert desk.handover.room() == 4
     desk.settler.close(5.0)
 
 
@@ -149,6 +187,6 @@ def test_one_that_takes_all_from_the_table() -> None:
     desk = Desk()
     none = Handover(desk.site, desk.settler, most=0)
     desk.up()
-    none.looked(drained=True)
+    none.looked(drained=True, told=none.told)
     assert none.room() == 0
     desk.settler.close(5.0)
