@@ -42,7 +42,7 @@ need_packages() {
     die "could not install$MISSING"
   rm -f "$log"
   # Debian starts services of these on installation; nobody asked for that here.
-  for name in orthanc redis-server prometheus prometheus-postgres-exporter rsyslog; do
+  for name in orthanc redis-server prometheus prometheus-alertmanager prometheus-postgres-exporter rsyslog; do
     case "$MISSING " in *" $name "*)
       if [ -d /run/systemd/system ] && systemctl is-active --quiet "$name"; then
         as_root systemctl disable --now --quiet "$name" || true

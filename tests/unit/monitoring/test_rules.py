@@ -218,3 +218,23 @@ def test_each_alert_fires_and_is_silent_as_it_should(tmp_path: Path) -> None:
     rules = [str(FOLDER / one) for one in RULES]
     file.write_text(json.dumps({"rule_files": rules, "evaluation_interval": "1m", "tests": tests}))
     _promtool("test", "rules", file)
+
+
+@pytest.mark.skipif(shutil.which("amtool") is None, reason="amtool is not installed")
+def test_alertmanager_takes_its_file_and_wakes_somebody_up_for_what_is_urgent() -> None:
+    file = FOLDER / "alertmanager.yml"
+    checked = subprocess.run(["amtool", "check-config", file], capture_output=True, text=True, timeout=60)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    for severity, receiver in (("P1", "pager"), ("P2", "pager"), ("P3", "mail"), ("P4", "mail")):
+        routed = subprocess.run(
+            ["amtool", "config", "routes", "test", f"--config.file={file}", f"severity={severity}"],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert routed.stdout.strip() == receiver, severity
+
+
+def test_what_alertmanager_inhibits_are_alerts_there_are() -> None:
+    text = (FOLDER / "alertmanager.yml").read_text()
+    named = {name for names in re.findall(r'alertname=~?"([^"]+)"', text) for name in names.split("|")}
+    assert named
+    assert named <= set(CASES)
