@@ -72,6 +72,7 @@ def freed(relay: Node) -> bool:
     return not list((relay.state_dir / "spool" / "segments").glob("*.tar"))
 
 
+@pytest.mark.timeout(900)
 def test_the_outage_matrix(
     tmp_path: Path, storage: SeaweedFS, peers: ExitStack, storescp: Callable[..., StoreScp], long_run: bool
 ) -> None:
@@ -100,7 +101,11 @@ def test_the_outage_matrix(
     relay = Node(
         tmp_path / "node",
         destinations=[dimse("archive", archive.port, archive.aet)],
-        sections={"staging": storage.section(endpoint=proxy.endpoint, **bounds)},
+        callers=[{"ae_title": "STAGED", "ack": "staged"}, {"ae_title": "*"}],
+        sections={
+            "staging": storage.section(endpoint=proxy.endpoint, **bounds),
+            "receive": {"staged_timeout_seconds": 3.0},
+        },
         environment={"MINIO_ACCESS_KEY_FILE": str(access), "MINIO_SECRET_KEY_FILE": str(secret)},
     )
     peers.callback(relay.stop)
@@ -118,6 +123,12 @@ def test_the_outage_matrix(
         sent = storescu(relay.port, some)
         assert sent.returncode == 0, sent.stdout
         wait_until(lambda: len(archive.files()) == len(files), f"hot delivery with storage {fault}", 30)
+        # One who waits for the storage is told that it has not got it: relayed it is all the same.
+        waited_for = write_mr_series(tmp_path / f"waited-{len(files)}", 1, seed=f"{fault}, waited for")
+        files.extend(waited_for)
+        refused = storescu(relay.port, waited_for, calling="STAGED", options=("-x=", "-v"))
+        assert "Refused: OutOfResources" in refused.stdout, refused.stdout
+        wait_until(lambda: len(archive.files()) == len(files), f"hot delivery with storage {fault}", 30)
         if named:
             wait_until(lambda: re.search(named, staging_of(relay)["reason"]) is not None, f"a name for {fault}", 40)
             assert not staging_of(relay)["ok"]
@@ -127,7 +138,7 @@ def test_the_outage_matrix(
         wait_until(lambda: staging_of(relay)["ok"], f"health after {fault}", 40)
         book = relay.wait_settled(len(files), 30)
         lost = len(files) - book["delivered"]
-        matrix.append(f"{fault}: answered 0000 to 10 of 10, lost {lost}")
+        matrix.append(f"{fault}: answered 0000 to 10 of 10, A700 to 1 of 1 that waited for it; lost {lost}")
         assert (book["received"], book["imbalance"], lost) == (len(files), 0, 0)
 
     for fault in faults:

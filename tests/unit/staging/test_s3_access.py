@@ -1,4 +1,4 @@
-"""How a bucket is reached: addressing, TLS, the AWS chain of credentials; and one whose objects are locked."""
+"""How a bucket is reached: addressing, TLS, the AWS chain of credentials."""
 
 from __future__ import annotations
 
@@ -188,31 +188,3 @@ def test_the_aws_chain_of_credentials(
             return
         assert carry(staging, b"x") == b"x"
         assert bool(metadata.asked) is (source in ("container", "instance"))
-
-
-@pytest.mark.usefixtures("known")
-def test_locked_objects_stay_and_what_is_deleted_is_a_former_version(server: SeaweedFS, tmp_path: Path) -> None:
-    client = server.client()
-    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
-    retention = {"Mode": "COMPLIANCE", "Days": 1}
-    client.put_object_lock_configuration(
-        Bucket="locked",
-        ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": retention}},
-    )
-    for prefix, content in (("small", b"a" * 1000), ("in-parts", b"b" * (6 << 20))):
-        staging = staging_at(server.endpoint, tmp_path, bucket="locked", part_bytes=5 << 20, prefix=prefix)
-        key = f"{prefix}/{KEY}"
-        assert carry(staging, content) == content
-        (version,) = client.list_object_versions(Bucket="locked", Prefix=prefix)["Versions"]
-        if prefix == "small":
-            # The server forgets the bucket's default for an object of several parts; S3 does not.
-            found = client.get_object_retention(Bucket="locked", Key=key, VersionId=version["VersionId"])
-            assert found["Retention"]["Mode"] == "COMPLIANCE"
-            with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
-                client.delete_object(Bucket="locked", Key=key, VersionId=version["VersionId"])
-        staging.delete(KEY)
-        assert list(staging.scan()) == []
-        listed = client.list_object_versions(Bucket="locked", Prefix=prefix)
-        assert [one["VersionId"] for one in listed["Versions"]] == [version["VersionId"]]
-        kept = client.get_object(Bucket="locked", Key=key, VersionId=version["VersionId"])["Body"].read()
-        assert kept == content

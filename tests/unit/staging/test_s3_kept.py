@@ -79,11 +79,17 @@ def test_a_locked_object_survives_its_deletion_and_may_come_again(server: Seawee
     assert len(client.list_object_versions(Bucket=bucket)["Versions"]) == 2
 
 
-def test_an_archived_object_is_no_trouble_of_the_storage(server: SeaweedFS, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chain", [False, True])
+def test_an_archived_object_is_no_trouble_of_the_storage(
+    server: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: bool
+) -> None:
     """The refusal is a 403, as those of rights are: nothing else may wait for it."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS[1])
     bucket = server.bucket(f"unit-{next(serial)}")
     with FaultyS3(server.s3_port) as proxy:
-        staging = staging_at(proxy.endpoint, bucket, tmp_path)
+        at = Staging(kind="s3", bucket=bucket, endpoint=proxy.endpoint)
+        staging = S3Staging(at, lambda: None if chain else StorageKeys(*KEYS), scratch=tmp_path)
         other = KEY.replace("11", "12")
         put(staging, b"archived")
         put(staging, b"other", other)
