@@ -94,7 +94,7 @@ class Fallbacks:
         """
 
         def give(connection: Connection) -> int:
-            wanted = _waiting(connection, ids, destination)
+            wanted = _waiting(connection, ids, destination, to)
             there = (delivery.c.instance_id.in_(wanted), delivery.c.destination == to)
             had = set(connection.scalars(select(delivery.c.instance_id).where(*there)))
             new = [(instance_id, to, one.priority) for instance_id, one in wanted.items() if instance_id not in had]
@@ -123,20 +123,26 @@ class _Waits(NamedTuple):
     priority: int
 
 
-def _waiting(connection: Connection, ids: Sequence[int], destination: str) -> dict[int, _Waits]:
-    """What of these waits for the destination, by instance, locked: nobody queues or claims it until this is committed.
+def _waiting(connection: Connection, ids: Sequence[int], destination: str, to: str) -> dict[int, _Waits]:
+    """What of these waits for the destination and was not given, by instance, locked: nobody queues or claims it until
+    this is committed.
 
     What a worker is just claiming goes to its destination after all, and is left out.
     """
     these = (delivery.c.id.in_(ids), delivery.c.destination == destination, state_in(WAITING))
-    known = connection.scalars(select(delivery.c.instance_id).where(*these)).all()
+    known = set(connection.scalars(select(delivery.c.instance_id).where(*these)))
+    # Looked at again below; but in a long outage most were given long ago, and are not locked each time.
+    had = (delivery.c.instance_id.in_(known), delivery.c.destination == to)
+    known -= set(connection.scalars(select(delivery.c.instance_id).where(*had)))
+    if not known:
+        return {}
     # Instances first, as everybody who locks both.
     connection.execute(
         select(instance.c.id).where(instance.c.id.in_(known)).order_by(instance.c.id).with_for_update()
     ).all()
     rows = connection.execute(
         select(delivery.c.id, delivery.c.instance_id, delivery.c.priority)
-        .where(*these)
+        .where(*these, delivery.c.instance_id.in_(known))
         .order_by(delivery.c.id)
         .with_for_update(skip_locked=True)
     )
