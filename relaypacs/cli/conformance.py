@@ -205,6 +205,21 @@ def _security(config: Config) -> Iterator[str]:
         "Admission is by calling AE title, address, certificate and user identity, as configured for each caller; "
         "nobody is admitted otherwise."
     )
+    yield from _audit(config)
+
+
+def _audit(config: Config) -> Iterator[str]:
+    yield ""
+    yield (
+        "Audit trail (PS3.15 A.5): Application Activity, DICOM Instances Transferred (received, delivered, given up; "
+        "per association and study), Export, Audit Log Used, and Security Alert (associations refused for who asked, "
+        "changes of the configuration, what people do with deliveries) are kept in the node's database. Patients are "
+        "told " + ("by Patient ID alone." if config.node.identifiers else "in none of them.")
+    )
+    if config.audit.collector:
+        yield "Each is sent to a repository as syslog over TLS (PS3.15 A.6; RFC 5424, RFC 5425), at least once."
+    else:
+        yield "No repository that they are sent to is configured."
 
 
 def _section(title: str, level: int = 2) -> list[str]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, func, select, update
 from sqlalchemy.engine import Row
 
 from relaypacs.jobs.association_tables import association_log
-from relaypacs.jobs.audit_rows import MAJOR, MINOR, SERIOUS, SUCCESS, Entry
+from relaypacs.jobs.audit_rows import MINOR, SERIOUS, SUCCESS, Entry
 from relaypacs.jobs.audit_tables import UNTOLD_RECEIVED, UNTOLD_REFUSED, audit_mark
 from relaypacs.jobs.dialect import upsert
 from relaypacs.jobs.schema import association, attempt, delivery, instance, tally
@@ -246,12 +246,10 @@ def refused(connection: Connection, node: str, now: float) -> list[Entry]:
             "reason": row.reason,
             "tries": row.tries,
         }
-        outcome = MINOR if row.tries == 1 else SERIOUS if row.tries < MAJOR_TRIES else MAJOR
+        # Never worse: whoever is refused got nowhere (PS3.15 A.5.3.11).
+        outcome = MINOR if row.tries == 1 else SERIOUS
         entries.append(Entry(row.ended_at, "refused", row.node or node, row.calling_ae, "", outcome, body))
     return entries
-
-
-MAJOR_TRIES = 100
 
 
 def worth_telling(tries: int, told: int, last_at: float, now: float) -> bool:

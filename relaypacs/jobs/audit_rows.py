@@ -19,7 +19,7 @@ from relaypacs.jobs.audit_dialect import lock_for_audit
 from relaypacs.jobs.audit_tables import OF_A_STUDY, audit, audit_mark
 from relaypacs.jobs.text import storable
 
-SUCCESS, MINOR, SERIOUS, MAJOR = 0, 4, 8, 12
+SUCCESS, MINOR, SERIOUS = 0, 4, 8
 """EventOutcomeIndicator, PS3.15 A.5.1.1."""
 KINDS = frozenset(
     {

@@ -57,6 +57,10 @@ def _us(place: Place, *, role: Code | None = None, requestor: bool = False, ae_t
     )
 
 
+def _at(name: str, host: str) -> str:
+    return f"{name}@{host}" if host else name
+
+
 def _ae(title: str) -> str:
     return f"AETITLES={title}" if title else ""  # A.5.2.2
 
@@ -114,7 +118,9 @@ def _delivered(entry: Entry, place: Place) -> _Made:
 def _refused(entry: Entry, place: Place) -> _Made:
     peer = _peer(entry.actor, _text(entry, "peer"))
     said = dicom.in_words((name, entry.body.get(name)) for name in ("word", "reason", "called_ae", "tries"))
-    return (_us(place), peer), (dicom.alert(peer.user_id, said),), _text(entry, "reason")
+    # A node is told by its address, or NAME@DOMAIN (A.5.3.11).
+    subject = peer.address if peer.address_kind == dicom.IP_ADDRESS else _at(peer.user_id, peer.address)
+    return (_us(place), peer), (dicom.alert(subject, said),), _text(entry, "reason")
 
 
 def _log_used(entry: Entry, place: Place) -> _Made:
@@ -132,7 +138,7 @@ def _exported(entry: Entry, place: Place) -> _Made:
 def _alert(entry: Entry, place: Place) -> _Made:
     said = f"{entry.kind}: {dicom.in_words(entry.body.items())}"
     study = (dicom.study(entry.study, {}),) if entry.study else ()
-    return (_us(place), _person(entry, place)), (dicom.alert(place.node, said), *study), ""
+    return (_us(place), _person(entry, place)), (dicom.alert(_at(place.node, place.host), said), *study), ""
 
 
 _Make = Callable[[Entry, Place], _Made]

@@ -135,3 +135,14 @@ def test_the_statement_says_what_is_asked_of_destinations(tmp_path: Path, verifi
     assert f"| QIDO-RS (PS3.18) | {yes} | no |" in text
     assert ("What is missing is sent again" in text) == verified
     assert ("up to 8 operations" in text) == verified
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_the_statement_says_what_is_audited_and_where_it_goes(tmp_path: Path, collected: bool) -> None:
+    path = tmp_path / "relaypacs.toml"
+    path.write_text('[audit]\ncollector = "syslog.example:6514"\n' if collected else "[node]\nidentifiers = false\n")
+    text = conformance(load_config(path, {}))
+    assert "Audit trail (PS3.15 A.5)" in text
+    assert ("RFC 5425" in text) is collected
+    assert ("Patients are told by Patient ID alone." in text) is collected
+    assert "syslog.example" not in text

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as Xml
 import pytest
 
 from relaypacs.dicom.audit_message import encode
-from relaypacs.jobs.audit_rows import KINDS, MAJOR, SERIOUS, SUCCESS, Entry
+from relaypacs.jobs.audit_rows import KINDS, SERIOUS, SUCCESS, Entry
 from relaypacs.jobs.states import Verb
 from relaypacs.trail.messages import Place, message_of
 
@@ -98,9 +98,11 @@ def test_delivered_and_given_up() -> None:
 
 
 def test_refused() -> None:
-    root = of("refused", outcome=MAJOR, **REFUSED)
+    root = of("refused", outcome=SERIOUS, **REFUSED)
     assert codes(root) == ("110113", "110126")
     assert people(root)[1] == ("EVIL", "AETITLES=EVIL", "10.9.9.9", "")
+    assert concerned(root) == ["10.9.9.9"]
+    assert concerned(of("refused", **{**REFUSED, "peer": "ct.example:5"})) == ["EVIL@ct.example"]
     assert told(root) == "word: calling-ae; reason: no [[caller]]; called_ae: RELAYPACS; tries: 8"
 
 
@@ -116,6 +118,7 @@ def test_what_people_do() -> None:
         assert codes(alert) == ("110113", "110132")
         assert told(alert) == f"{verb.value}: to: archive; changed: 2"
     assert codes(of("config-taken", changed=["rule"])) == ("110113", "110131")
+    assert concerned(of("config-taken", changed=["rule"])) == ["relay-1@host-1"]
     edited = of("config", command="caller add", subject="CT_1")
     assert codes(edited) == ("110113", "110131")
     assert people(edited)[1][0] == "ops"
