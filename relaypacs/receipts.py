@@ -58,6 +58,10 @@ class ReceiptDesk:
         if self._waiting:
             self._socket.poke()
 
+    def reads(self, generation: str) -> bool:
+        """Whether something of that segment is on its way to staging. Safe to call from another thread."""
+        return self._stager.reads(generation)
+
     def stop(self) -> None:
         """Make `run` return."""
         self._stopped.set()

@@ -143,8 +143,8 @@ class Stager:
         return set(self._going)
 
     def reads(self, generation: str) -> bool:
-        """Whether one of those is in that segment."""
-        return any(one.row.generation == generation for one in self._going.values())
+        """Whether one of those is in that segment. Safe to call from another thread."""
+        return any(one.row.generation == generation for one in list(self._going.values()))
 
     def stop(self) -> None:
         """From another thread: begin no further put."""

@@ -86,6 +86,7 @@ class Sweep:
         puts_at_once: int = 1,
         standby_lag_seconds: float = 0.0,
         told_to: Callable[[], float] = lambda: math.inf,
+        also_read: Callable[[str], bool] = lambda _: False,
         on_trouble: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -95,13 +96,14 @@ class Sweep:
         `date`: `study` or `received`; `keep_rows_seconds`: how long rows stay when all is over (None: for ever).
         `shared`: all nodes have this staging, and `puts_at_once` objects are put to it together. `on_trouble` is told
         why staging or freeing fails, and "" when it works again. `standby_lag_seconds`: how long what is not needed
-        stays because a standby of the database may not know yet. `told_to`: rows of what ended since then stay, the
+        stays because a standby of the database may not know yet. `also_read`: whether somebody else is just putting
+        something of a segment to staging. `told_to`: rows of what ended since then stay, the
         audit trail is made of them.
         """
         self._node, self._reader, self._jobs, self._staging, self._intake = node, reader, jobs, staging, intake
         self._hot_seconds, self._keep_seconds = hot_seconds, keep_seconds
         self._homes = (node, ANYWHERE) if shared else (node,)
-        self._on_trouble = on_trouble
+        self._on_trouble, self._also_read = on_trouble, also_read
         self._lag_seconds = standby_lag_seconds
         self._unwanted_since: dict[str, float] = {}
         self._stager = Stager(
@@ -228,7 +230,7 @@ class Sweep:
         for generation in there:
             if (
                 # What is on its way to a bucket gets a row that says so: the row must count on its bytes until then.
-                not self._stager.reads(generation)
+                not (self._stager.reads(generation) or self._also_read(generation))
                 and self._outlasted_standby(generation)
                 and self._intake.finished(generation)
                 and not self._jobs.segment_needed(

@@ -121,6 +121,7 @@ def run_relay(
         standby_lag_seconds=config.jobs.standby_lag_seconds,
         told_to=lambda: jobs.audit.told_to,
         on_trouble=watch.sweep_says,
+        also_read=desk.reads if desk is not None else lambda _: False,
     )
     auditing = Auditing(config, jobs)
 

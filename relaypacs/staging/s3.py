@@ -34,7 +34,8 @@ from relaypacs.staging.s3_read import Reading
 NO_LIMIT_BYTES = 1 << 62
 _MOST_PARTS = 10_000
 _LEFTOVER_SECONDS = 86400
-_TAKEN = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict"})
+_TAKEN = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuchUpload"})
+"""The last: an upload is over when it is completed, also where the answer was lost."""
 
 
 class _File(NamedTuple):

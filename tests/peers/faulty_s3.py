@@ -39,7 +39,8 @@ class FaultyS3:
 
     Faults (`fail`): `slow` (waits before it passes a request on), `slowdown` (503), `no-bucket` (404), `archived`,
     `denied` and `skewed` (403), `reset` (the connection is reset in the middle of the body of a PUT, or of the answer's
-    to a GET), `lost-answer` (passed on, then the connection is closed), `flip` (a byte of a GET's answer is another).
+    to a GET), `lost-answer` (passed on, then the connection is closed), `flip` (a byte of a GET's answer is another),
+    `upload-over` (passed on, then 404 as to who completes an upload again).
     """
 
     def __init__(self, port: int) -> None:
@@ -53,7 +54,7 @@ class FaultyS3:
         self._path = ""
 
     def fail(self, fault: str, *methods: str, times: int = 1 << 30, seconds: float = 5.0, path: str = "") -> None:
-        """Do so to the next `times` requests of these methods (none: all) whose path ends so; `seconds` is how long
+        """Do so to the next `times` requests of these methods (none: all) with `path` in theirs; `seconds` is how long
         `slow` waits."""
         with self._lock:
             self._path = path
@@ -99,7 +100,7 @@ class FaultyS3:
 
     def _take(self, request: BaseHTTPRequestHandler) -> str:
         with self._lock:
-            meant = request.command in self._methods and request.path.endswith(self._path)
+            meant = request.command in self._methods and self._path in request.path
             fault = self._fault if self._left > 0 and meant else ""
             self._left -= 1 if fault else 0
             self.requests.append(Asked(request.command, request.path, dict(request.headers), fault))
@@ -116,9 +117,7 @@ class FaultyS3:
         if fault == "slow":
             time.sleep(self._seconds)
         if fault in _ERRORS:
-            status, code = _ERRORS[fault]
-            text = f"<Error><Code>{code}</Code><Message>stand-in</Message></Error>".encode()
-            _answer(request, status, {"Content-Type": "application/xml"}, text)
+            _refuse(request, *_ERRORS[fault])
             return
         upstream = http.client.HTTPConnection("127.0.0.1", self._upstream, timeout=60)
         try:
@@ -132,6 +131,8 @@ class FaultyS3:
             upstream.close()
         if fault == "lost-answer":
             _reset(request)
+        elif fault == "upload-over":
+            _refuse(request, 404, "NoSuchUpload")
         elif fault == "reset":
             _answer(request, answer.status, headers, content, sent=len(content) // 2)
             _reset(request)
@@ -139,6 +140,11 @@ class FaultyS3:
             _answer(request, answer.status, headers, content[:-1] + bytes((content[-1] ^ 1,)))
         else:
             _answer(request, answer.status, headers, content)
+
+
+def _refuse(request: BaseHTTPRequestHandler, status: int, code: str) -> None:
+    text = f"<Error><Code>{code}</Code><Message>stand-in</Message></Error>".encode()
+    _answer(request, status, {"Content-Type": "application/xml"}, text)
 
 
 def _answer(

@@ -17,6 +17,7 @@ from relaypacs.receipts import ReceiptDesk
 from relaypacs.stager import Stager
 from relaypacs.staging.filesystem import FilesystemStaging
 from relaypacs.staging.protocol import StagedFacts
+from relaypacs.sweep import Sweep
 from relaypacs.wake.receipts import ReceiptAsker, ReceiptSocket
 from tests.peers.ports import wait_until
 from tests.unit.relay_rooms import NODE, Rooms, dataset
@@ -198,3 +199,39 @@ def test_a_put_that_is_on_its_way_when_the_node_stops_is_told(site: Site) -> Non
     site.thread.join()
     assert site.jobs.copies.only_in_spool(["1.2.1"]) == {"1.2.1": []}
     waiting.join()
+
+
+def test_a_segment_waits_for_what_is_put_out_of_it_also_where_nothing_is_kept(site: Site) -> None:
+    """Else an object would be in the bucket for ever that no row names."""
+    committed = site.rooms.receive("1.2.1")
+    site.rooms.writer.close()
+    site.rooms.intake.recover()
+    sweep = Sweep(
+        node=NODE,
+        reader=site.rooms.reader,
+        jobs=site.jobs,
+        staging=site.bucket,
+        intake=site.rooms.intake,
+        nudged=site.rooms.rows_changed,
+        hash_key=b"key",
+        hot_seconds=3600.0,
+        keep_seconds=0.0,
+        min_free_bytes=0,
+        date="study",
+        shared=True,
+        also_read=site.desk.reads,
+        clock=site.rooms.clock,
+    )
+    gate = site.bucket.gates[length_of(site, "1.2.1")] = threading.Event()
+    came: list[bool] = []
+    waiting = threading.Thread(target=lambda: came.append(site.asker.wait(committed, "1.2.1", HANG_SECONDS)))
+    waiting.start()
+    wait_until(lambda: len(site.bucket.puts) == 1, "the put begins", HANG_SECONDS)
+    site.deliver_all()
+    assert sweep.free() == 0
+    gate.set()
+    waiting.join()
+    assert came == [True]
+    site.rooms.clock.now += 1e9  # the stager has the real time
+    assert (sweep.free(), sweep.purge()) == (1, 1)
+    assert list(site.bucket.scan()) == []

@@ -139,6 +139,19 @@ def test_only_old_uploads_of_our_own_are_aborted(
         assert left() == sorted(others)
 
 
+def test_an_upload_that_is_over_was_completed(server: SeaweedFS, tmp_path: Path) -> None:
+    """Amazon forgets an upload with its completion: who repeats it, for the answer was lost, is told there is none."""
+    bucket = server.bucket(f"unit-{next(serial)}")
+    body = os.urandom(2 * PART)
+    with FaultyS3(server.s3_port) as proxy:
+        staging = staging_at(proxy.endpoint, bucket, tmp_path)
+        staging.check()
+        proxy.fail("upload-over", "POST", times=1, path="?uploadId=")
+        put(staging, body)
+        assert len([one for one in proxy.requests if "?uploads" in one.path]) == 1
+    assert server.objects(bucket) == {KEY: len(body)}
+
+
 def test_an_upload_is_not_begun_for_a_source_that_ends_early(server: SeaweedFS, tmp_path: Path) -> None:
     bucket = server.bucket(f"unit-{next(serial)}")
     staging = staging_at(server.endpoint, bucket, tmp_path)
