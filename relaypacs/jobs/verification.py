@@ -28,7 +28,7 @@ _Transaction = Callable[[], AbstractContextManager[Connection]]
 Study = tuple[str, str]
 """A destination and a Study Instance UID."""
 _SLACK_SECONDS = 5.0
-"""A clock that was set back by so little leaves nothing out."""
+"""A clock that was set back by so little between two deliveries leaves nothing out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,9 @@ class Verifications:
                 connection.execute(
                     update(verification).where(closed).values(since=now, rounds=0, tries=0, due_at=due_at)
                 )
+                # Another node's clock may be ahead of ours.
+                ahead = and_(_among(some), verification.c.since > now)
+                connection.execute(update(verification).where(ahead).values(since=now))
                 rows = [
                     {
                         "destination": destination,
@@ -159,11 +162,13 @@ class Verifications:
         def write(connection: Connection) -> tuple[int, int]:
             queued = queue_anew(connection, wanted, now).changed if one.rounds < rounds else 0
             dead = _dead(connection, wanted, reason, now)
+            asked = update(verification).where(_here(one))
             if queued:
-                then = {"rounds": one.rounds + 1, "due_at": due_at, "reason": ""}
+                connection.execute(asked.values(**told, rounds=one.rounds + 1, due_at=due_at, reason=""))
             else:
-                then = {"rounds": 0, "due_at": None, "reason": reason}
-            connection.execute(update(verification).where(_here(one)).values(**told, **then))
+                connection.execute(asked.values(**told, rounds=0, reason=reason))
+                # Unless something was delivered since `due`: that is still to be looked for.
+                connection.execute(asked.where(verification.c.due_at == one.due_at).values(due_at=None))
             return queued, dead
 
         return until_alone(self._writing, write)

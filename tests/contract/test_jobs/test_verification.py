@@ -76,6 +76,25 @@ def test_what_was_delivered_meanwhile_is_still_asked_for(store: JobStore) -> Non
     assert expected(store) == ({"1.a", "1.b"}, 0)
 
 
+def test_also_if_what_was_missing_became_a_dead_letter_then(store: JobStore) -> None:
+    book = store.destinations.verifications
+    deliver(store, "1.a", at=100.0)
+    (one,) = book.due(["pacs"], NODE, 130.0, limit=9)
+    lost, _ = book.expected(one)
+    deliver(store, "1.b", at=131.0)
+    assert book.missing(one, lost, expected=1, rounds=0, now=132.0, due_at=162.0, reason=WHY) == (0, 1)
+    (again,) = book.due(["pacs"], NODE, 161.0, limit=9)
+    assert (again.rounds, again.reason) == (0, WHY)
+    assert expected(store) == ({"1.b"}, 0)
+
+
+def test_what_a_node_settles_whose_clock_is_behind_is_looked_for(store: JobStore) -> None:
+    deliver(store, "1.a", at=1000.0)
+    deliver(store, "1.b", at=900.0)
+    deliver(store, "1.c", at=1001.0)
+    assert expected(store) == ({"1.a", "1.b", "1.c"}, 0)
+
+
 def test_only_what_is_missing_is_sent_again_and_not_for_ever(store: JobStore) -> None:
     deliver(store, "1.a", "1.b", at=100.0)
     for number in (1, 2):
