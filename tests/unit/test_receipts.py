@@ -203,9 +203,6 @@ def test_a_put_that_is_on_its_way_when_the_node_stops_is_told(site: Site) -> Non
 
 def test_a_segment_waits_for_what_is_put_out_of_it_also_where_nothing_is_kept(site: Site) -> None:
     """Else an object would be in the bucket for ever that no row names."""
-    committed = site.rooms.receive("1.2.1")
-    site.rooms.writer.close()
-    site.rooms.intake.recover()
     sweep = Sweep(
         node=NODE,
         reader=site.rooms.reader,
@@ -222,6 +219,9 @@ def test_a_segment_waits_for_what_is_put_out_of_it_also_where_nothing_is_kept(si
         also_read=site.desk.reads,
         clock=site.rooms.clock,
     )
+    committed = site.rooms.receive("1.2.1")
+    site.rooms.writer.close()
+    site.rooms.intake.recover()
     gate = site.bucket.gates[length_of(site, "1.2.1")] = threading.Event()
     came: list[bool] = []
     waiting = threading.Thread(target=lambda: came.append(site.asker.wait(committed, "1.2.1", HANG_SECONDS)))
