@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from relaypacs.jobs import audit_gather
 from relaypacs.jobs.audit_rows import Entry, Wanted
@@ -192,7 +195,7 @@ def test_the_database_refuses_to_change_or_delete(store: JobStore, sql: Sql, url
 def test_a_temporary_table_does_not_stand_in_for_the_retention(store: JobStore, url: str) -> None:
     if url.startswith("sqlite"):
         pytest.skip("a trigger of a file's table sees no temporary one")
-    from sqlalchemy import create_engine, text
+    from sqlalchemy import text
 
     store.audit.add([Entry(time.time(), "start", NODE)])
     engine = create_engine(url, connect_args={"prepare_threshold": None})
@@ -367,3 +370,49 @@ def test_two_nodes_tell_of_everything_once(store: JobStore, url: str) -> None:
     other.close()
     assert sorted(one.study for one in told(store, "received")) == sorted(str(study) for study in range(30))
     assert sorted(one.study for one in told(store, "delivered")) == sorted(str(study) for study in range(30))
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "audit.md"
+GRANTS = re.findall(r"^((?:GRANT|REVOKE) .*);$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+"""What docs/audit.md says to grant."""
+
+
+def test_a_role_that_owns_nothing_does_its_work_and_can_take_no_trigger_away(
+    store: JobStore, sql: Sql, url: str, request: pytest.FixtureRequest
+) -> None:
+    if url.startswith("sqlite") or "pgbouncer" in request.node.name:
+        pytest.skip("roles of PostgreSQL, chosen as a session begins")
+    sql("DROP ROLE IF EXISTS relay")
+    sql("CREATE ROLE relay")
+    try:
+        assert len(GRANTS) == 4
+        for grant in GRANTS:
+            sql(grant)
+        node = JobStore.open(f"{url}?options=-c%20role%3Drelay")
+        node.audit.node = NODE
+        now = time.time()
+        node.take_in(NODE, [arrival()], [end(objects=1)], [], 1.0)
+        node.settle(settled(node.claim("pacs", node=NODE, limit=9, lease_seconds=60, now=2.0), SENT), 3.0)
+        gathered(node, 5.0)
+        gathered(node, 6.0)
+        assert {one.kind for one in told(node)} == {"received", "delivered"}
+        assert node.audit.prune(90 * DAY, now, limit=1) == 1, "what is past its time goes"
+        node.audit.sent("c:1", node.audit.unsent("c:1", limit=9)[-1])
+        node.close()
+        engine = create_engine(url, connect_args={"options": "-c role=relay", "prepare_threshold": None})
+        for statement in (
+            "UPDATE audit SET actor = 'x'",
+            "TRUNCATE audit",
+            "ALTER TABLE audit DISABLE TRIGGER USER",
+            "DROP TRIGGER audit_kept ON audit",
+            "DROP TABLE audit",
+            "SET session_replication_role = replica",
+            "CREATE OR REPLACE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RETURN OLD; END $$",
+        ):
+            with engine.connect() as connection, pytest.raises(Exception, match=r"permission denied|must be owner"):
+                connection.exec_driver_sql(statement)
+        engine.dispose()
+    finally:
+        sql("DROP OWNED BY relay")
+        sql("DROP ROLE relay")
