@@ -69,6 +69,10 @@ class _Hold(NamedTuple):
     lapsed: bool = False
     """Whether the lease was over once: another may have it since, whatever a renewal did."""
 
+    def age(self, now: tuple[float, float]) -> float:
+        """Seconds since it was leased."""
+        return max(now[0] - self.leased_at, now[1] - self.leased_at_by_clock)
+
 
 class _Work(NamedTuple):
     """The next thing to write. It stays waiting until it is written."""
@@ -115,7 +119,7 @@ class Settler:
     def hold(self, claims: Sequence[Claim], *, since: tuple[float, float] | None = None) -> None:
         """A worker has just claimed these: renew their leases until they are settled or given back. `since`: when it
         asked for them (monotonic seconds, seconds since the epoch); now if it is not given."""
-        leased_at, by_clock = since or (time.monotonic(), time.time())
+        leased_at, by_clock = since or _now()
         with self._changed:
             first = not self._held
             for claim in claims:
@@ -130,8 +134,7 @@ class Settler:
             return not any(hold is None or self._over(hold) for hold in found)
 
     def _over(self, hold: _Hold) -> bool:
-        since = max(time.monotonic() - hold.leased_at, time.time() - hold.leased_at_by_clock)
-        return hold.lapsed or since >= self._lease_seconds
+        return hold.lapsed or hold.age(_now()) >= self._lease_seconds
 
     def outcome(self, settlement: Settlement) -> None:
         """Settle this soon. Waits while too much waits already."""
@@ -149,9 +152,19 @@ class Settler:
                 self._changed.notify_all()
 
     def wait_up(self, timeout_seconds: float) -> bool:
-        """Wait until the job table takes settlements (at once if it does); False after `timeout_seconds`."""
+        """Wait until the job table takes settlements (at once if it does); False after `timeout_seconds`.
+
+        And until no lease that is over waits to be renewed: who claimed then would be given what is held here, and may
+        have been delivered.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: not self._down, timeout_seconds)
+            if self._is_late():
+                self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._down and not self._is_late(), timeout_seconds)
+
+    def _is_late(self) -> bool:
+        now = _now()
+        return any(hold.age(now) >= self._lease_seconds for hold in self._held.values())
 
     def close(self, timeout_seconds: float) -> bool:
         """Settle what waits and give back everything else that is held; False if that did not succeed in time."""
@@ -200,8 +213,8 @@ class Settler:
 
     def _due(self) -> list[Claim]:
         """Claims whose lease has to be renewed by now: a third of it has gone."""
-        oldest = time.monotonic() - self._lease_seconds / 3
-        return [hold.claim for hold in self._held.values() if hold.leased_at <= oldest]
+        now = _now()
+        return [hold.claim for hold in self._held.values() if hold.age(now) >= self._lease_seconds / 3]
 
     def _until_renewal(self) -> float | None:
         if not self._held:
@@ -239,7 +252,7 @@ class Settler:
             for destination in {claim.destination for claim in work.returned}:
                 self._wake(destination)
         if work.renewals:
-            leased_at, by_clock = time.monotonic(), time.time()
+            leased_at, by_clock = _now()
             self._jobs.renew(work.renewals, lease_seconds=self._lease_seconds, now=by_clock)
             with self._changed:
                 for claim in work.renewals:
@@ -264,6 +277,11 @@ class Settler:
             log.event(log.ERROR, "settle-waits", f"Outcomes wait for the job table: {why}")
         else:
             log.event(log.INFO, "settle-resumed", "The job table takes outcomes again; none was lost.")
+
+
+def _now() -> tuple[float, float]:
+    """Monotonic seconds, seconds since the epoch."""
+    return time.monotonic(), time.time()
 
 
 def _key(claim: Claim) -> tuple[int, int]:

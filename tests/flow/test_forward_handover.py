@@ -261,6 +261,38 @@ def test_what_was_handed_over_when_trouble_comes_waits_in_the_table(
         assert len(second.stored) == 6
 
 
+def test_what_was_delivered_while_the_table_was_locked_for_longer_than_a_lease_goes_once(house: House) -> None:
+    times: list[float] = []
+
+    def slowly(_: object) -> int:
+        times.append(time.monotonic())
+        time.sleep(0.25)
+        return 0
+
+    with StockScp(answer=slowly) as peer:
+        there = Destination(
+            name="there", kind="dimse", host="127.0.0.1", port=peer.port, called_ae="ANY", associations=1
+        )
+        house.lease_seconds = 3.0
+        house.takers = house.forwarder([there], lease_seconds=3.0)
+        house.takers.start()
+        house.receive(1)
+        house.wait_states({State.DELIVERED: 1})
+        wait_until(lambda: house.takers is not None and house.takers.room() != {}, "room", 20.0)
+        leased_at = time.monotonic()
+        house.receive(20)
+        with sqlite3.connect(house.folder / "jobs.sqlite", isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            time.sleep(6.0)
+            last = times[-1] - leased_at
+            other.execute("COMMIT")
+        house.wait_states({State.DELIVERED: 21}, seconds=40.0)
+        assert house.takers.stop(5.0)
+        assert last < 5.0, "nothing is begun under a lease that is over"
+        assert len({one.sop_instance_uid for one in peer.stored}) == len(peer.stored) == 21
+        assert {one.attempts for one in house.deliveries()} == {1}
+
+
 def test_when_the_node_stops_they_are_given_back(house: House, start: Callable[..., Forwarder]) -> None:
     go_on = threading.Event()
 
