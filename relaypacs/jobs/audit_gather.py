@@ -30,7 +30,10 @@ QUIET_SECONDS = 600.0
 """When it has tried no more for so long, what is left of its tries is told."""
 _TOLD = {State.DELIVERED: "delivered", State.FAILED: "failed"}
 HARMLESS = frozenset(
-    {"draining", "no-space", "association-limit", "association-limit-ae", "connection-limit", "contexts"}
+    {
+        *("draining", "no-space", "contexts", "connection-limit"),
+        *("association-limit", "association-limit-ae", "association-limit-ae-nodes"),
+    }
 )
 """Words of refusals that say nothing about who was refused: no alert."""
 

@@ -150,7 +150,7 @@ def test_a_refusal_is_told_and_its_tries_as_they_double(store: JobStore) -> None
 
 
 def test_who_only_came_at_a_bad_moment_is_no_alert(store: JobStore) -> None:
-    for number, word in enumerate(("draining", "no-space", "association-limit")):
+    for number, word in enumerate(audit_gather.HARMLESS):
         store.take_in(NODE, [], [replace(REFUSAL, association_id=f"r{number}", word=word)], [], 1.0)
     store.take_in(NODE, [], [replace(REFUSAL, association_id="useless", outcome="released", word="contexts")], [], 1.0)
     gathered(store, 2.0)
