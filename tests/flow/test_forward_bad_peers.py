@@ -12,7 +12,7 @@ import pytest
 from relaypacs.config.model import Destination
 from relaypacs.model import State
 from tests.peers.stock import StockScp
-from tests.unit.forward.badpeers import DELIVERED, DIMSE, OBJECTS, SLOW, WEB
+from tests.unit.forward.badpeers import DELIVERED, DIMSE, HANGS, OBJECTS, SLOW, WEB
 from tests.unit.forward.deliveries import STUDY
 from tests.unit.forward.dimsepeer import DimsePeer
 from tests.unit.forward.house import House
@@ -29,6 +29,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 @pytest.mark.parametrize("case", DIMSE)
 def test_a_bad_dimse_peer(house: House, case: str) -> None:
     serve, states = DIMSE[case]
+    wait = 0.5 if case in HANGS else 5.0
     with DimsePeer(serve) as peer:
         bad = Destination(
             name="bad",
@@ -36,8 +37,8 @@ def test_a_bad_dimse_peer(house: House, case: str) -> None:
             host="127.0.0.1",
             port=peer.port,
             called_ae="BAD",
-            connect_timeout_seconds=0.5,
-            response_timeout_seconds=0.5,
+            connect_timeout_seconds=wait,
+            response_timeout_seconds=wait,
             retry="9x1h",
         )
         beside(house, bad, states)

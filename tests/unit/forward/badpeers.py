@@ -131,6 +131,10 @@ DIMSE: dict[str, tuple[Serve, dict[State, int]]] = {
 }
 
 
+HANGS = ("hangs before accepting", "hangs in an object", "hangs before the answer", "half an answer")
+"""What ends by a timeout."""
+
+
 def lies(request: Request) -> Reply:
     return Reply(200, module(["1.2.3.4.5"]))
 
