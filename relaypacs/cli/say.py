@@ -68,13 +68,22 @@ def age(seconds: float | None) -> str:
 
 
 def when(time: float | None) -> str:
-    """A moment in the reader's own time zone; `-` for none."""
-    return "-" if time is None else datetime.fromtimestamp(time, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """A moment in the reader's own time zone; `-` for none, and for one that no calendar has."""
+    moment = _moment(time)
+    return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def iso(time: float | None) -> str | None:
     """A moment for machines: ISO 8601, UTC, milliseconds."""
-    return None if time is None else datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds")
+    moment = _moment(time)
+    return None if moment is None else moment.isoformat(timespec="milliseconds")
+
+
+def _moment(time: float | None) -> datetime | None:
+    try:
+        return None if time is None else datetime.fromtimestamp(time, UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def counted(number: int, what: str) -> str:

@@ -182,8 +182,17 @@ def _read(
     return [
         AuditRow(
             row.id,
-            Entry(row.at, row.kind, row.node, row.actor, row.study, row.outcome, json.loads(row.body)),
+            Entry(row.at, row.kind, row.node, row.actor, row.study, row.outcome, _body(row.body)),
             row.chain,
         )
         for row in rows
     ]
+
+
+def _body(text: str) -> Mapping[str, object]:
+    """What a row's body says; of one that somebody put there behind our back its text."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    return body if isinstance(body, dict) else {"unreadable": text[:1000]}

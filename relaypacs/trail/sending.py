@@ -19,7 +19,7 @@ from relaypacs.dicom.audit_message import encode
 from relaypacs.errors import JobsError
 from relaypacs.failpoint import reach
 from relaypacs.jobs.audit import Audit
-from relaypacs.jobs.audit_rows import AuditRow
+from relaypacs.jobs.audit_rows import AuditRow, Entry
 from relaypacs.trail.collector import Collector, CollectorDown
 from relaypacs.trail.messages import Place, message_of
 from relaypacs.trail.syslog import line
@@ -110,17 +110,25 @@ class Sender:
         return len(rows) == BATCH
 
     def _messages(self, rows: Sequence[AuditRow]) -> list[bytes]:
-        process = str(os.getpid())
-        return [
-            line(
-                encode(message_of(row.entry, self._place_of(row.entry.node))),
-                at=row.entry.at,
-                host=self._place.host,
-                process=process,
-                outcome=row.entry.outcome,
-            )
-            for row in rows
-        ]
+        return [self._message(row) for row in rows]
+
+    def _message(self, row: AuditRow) -> bytes:
+        try:
+            return self._line(row.entry)
+        except Exception as bug:
+            # Nothing that a row holds may keep those behind it from the collector, or the node from its work.
+            said = f"Row {row.id} of the audit trail has no message ({type(bug).__name__}): relaypacs audit shows it."
+            log.event(log.ERROR, "audit-message-failed", said, row=row.id)
+            return self._line(Entry(0.0, "unreadable", self._place.node, body={"row": row.id}))
+
+    def _line(self, entry: Entry) -> bytes:
+        return line(
+            encode(message_of(entry, self._place_of(entry.node))),
+            at=entry.at,
+            host=self._place.host,
+            process=str(os.getpid()),
+            outcome=entry.outcome,
+        )
 
     def _place_of(self, node: str) -> Place:
         """That of a lost node, whose rows this one sends, is known by its name alone."""

@@ -61,3 +61,9 @@ def test_times() -> None:
 def test_plurals() -> None:
     assert say.counted(1, "instance") == "1 instance"
     assert say.counted(0, "instance") == "0 instances"
+
+
+@pytest.mark.parametrize("time", [None, 1e300, float("nan"), -1e15])
+def test_a_moment_that_no_calendar_has(time: float | None) -> None:
+    assert say.when(time) == "-"
+    assert say.iso(time) is None

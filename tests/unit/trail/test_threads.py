@@ -126,6 +126,21 @@ def test_what_is_not_known_to_be_read_is_sent_again(store: JobStore, events: lis
     assert events == []
 
 
+def test_a_row_that_somebody_put_there_holds_nothing_up(store: JobStore, tmp_path: Path, events: list[str]) -> None:
+    add(store, 1)
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+        rows = [(1.0, "hold", "[]"), (1e300, "hold", "{}"), (1.0, "received", "no JSON")]
+        connection.executemany("INSERT INTO audit (at, kind, body, node) VALUES (?, ?, ?, 'n')", rows)
+    add(store, 1, first=7)
+    taker = Taker()
+    assert not sender(store, taker).step()
+    assert len(taker.batches[0]) == 5
+    assert b'UserID="ops7"' in taker.batches[0][-1]
+    assert events == ["audit-message-failed"]
+    assert len(store.audit.find(Wanted(), limit=9)) == 5
+    assert store.audit.check().broken_at == 2
+
+
 def test_a_collector_that_is_away_is_told_once_and_gets_all(
     store: JobStore, events: list[str], running: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
