@@ -176,6 +176,11 @@ def test_files_are_valid() -> None:
     _promtool("check", "rules", *(FOLDER / name for name in RULES))
 
 
+def test_as_shipped_no_alert_fires_for_an_exporter_that_is_not_there() -> None:
+    jobs = re.findall(r"^\s*- job_name: (\w+)$", (FOLDER / "prometheus.yml").read_text(), re.MULTILINE)
+    assert jobs == ["relaypacs"]
+
+
 def test_every_alert_has_a_case_and_a_severity() -> None:
     alerts = re.findall(r"- alert: (\w+)\n(.*?)labels: {severity: (P[1-4])}", _expressions(), re.DOTALL)
     assert {name for name, *_ in alerts} == set(CASES) == set(re.findall(r"alert: (\w+)", _expressions()))
