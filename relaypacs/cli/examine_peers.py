@@ -79,7 +79,10 @@ def staging(config: Config) -> Iterator[Finding]:
         if os.access(folder, os.W_OK | os.X_OK):
             yield Finding("staging", Grade.GOOD, f"{config.staging_dir} can be written")
         else:
-            yield Finding("staging", Grade.FAILED, f"{folder} can't be written by this user", "chown it")
+            there = folder == config.staging_dir  # never advise to give away a folder above it, such as /var/lib
+            make = f"make {config.staging_dir}, owned by the node's user"
+            mend = "give it to the node's user (chown)" if there else make
+            yield Finding("staging", Grade.FAILED, f"{folder} can't be written by this user", mend)
         return
     from relaypacs.node.stores import staging_of
     from relaypacs.staging.s3 import S3Staging

@@ -7,10 +7,15 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from relaypacs.cli.examine_peers import staging
+from relaypacs.cli.finding import Grade
+from relaypacs.config import Config, load_config
 from tests.peers.dcmtk import StoreScp
 from tests.peers.node import RELAYPACS, Node, dimse
 from tests.peers.pki import Authority
@@ -68,6 +73,19 @@ def test_a_node_that_runs_is_well(node: Callable[..., Node], storescp: Callable[
     assert found["job table"]["grade"] == "good"
     assert found[f"port {relay.port}"]["sentence"].endswith("as this node should")
     assert "durable in" in found["spool sync"]["sentence"]
+
+
+def _staging_as_nobody(config: Config) -> list[str]:
+    if os.geteuid() == 0:
+        os.setuid(65534)  # in a process of its own: root may write everywhere
+    return [finding.mend for finding in staging(config) if finding.grade is Grade.FAILED]
+
+
+def test_nobody_is_told_to_give_away_a_folder_above_staging(written: Callable[..., Path]) -> None:
+    config = load_config(written(folder=Path("/usr/relaypacs-absent")), {})
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as alone:
+        mends = alone.submit(_staging_as_nobody, config).result(timeout=60)
+    assert mends == ["make /usr/relaypacs-absent/state/staging, owned by the node's user"]
 
 
 def test_a_new_node_has_no_job_table_and_nobody_to_send_to(written: Callable[..., Path]) -> None:
