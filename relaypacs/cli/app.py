@@ -128,7 +128,7 @@ def echo(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a destination whether it answers: C-ECHO, or a request to its DICOMweb service."""
+    """Ask a destination whether it answers. C-ECHO, or a request to its DICOMweb service."""
     from relaypacs.cli import settings
 
     loaded = settings.load(config or context.obj)
@@ -155,7 +155,7 @@ def send(
 
 @app.command()
 def queue(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """What each destination is owed, by state, for how long, and what it waits for."""
+    """What each destination is owed, and what it waits for. By state, and for how long."""
     from relaypacs.cli import settings
 
     loaded = settings.load(config or context.obj, secrets=False)
@@ -177,7 +177,7 @@ def trace(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """When it was received and from whom, where each copy is, and why one is not there."""
+    """Where each copy of it is, and why one is not there. When it was received, and from whom."""
     from relaypacs.cli import settings
 
     loaded = settings.load(config or context.obj, secrets=False)
@@ -195,7 +195,7 @@ def ledger(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The books: is everything that was received accounted for? Exit code 1 if not."""
+    """The books: whether all that was received is accounted for. Exit code 1 if not."""
     from relaypacs.cli import settings
 
     if association is not None and study is not None:
@@ -208,7 +208,7 @@ def ledger(
 
 @db_app.command("migrate")
 def db_migrate(context: typer.Context, config: ConfigOption = None) -> None:
-    """Bring the job table to this version's schema (`serve` does so by itself)."""
+    """Bring the job table to this version's schema. `serve` does so by itself."""
     from relaypacs.cli import settings
 
     loaded = settings.load(config or context.obj, secrets=False)

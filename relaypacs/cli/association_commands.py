@@ -39,7 +39,7 @@ def associations(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Who asked for an association, what came of it, and what to do about it."""
+    """Who asked for an association, and what came of it. And what to do about it."""
     from relaypacs.cli import associations as log
     from relaypacs.cli import settings
     from relaypacs.cli.verbs import age_seconds
@@ -89,7 +89,7 @@ def caller_add(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the entry.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Let a modality in: append its [[caller]] to the configuration, as a new one or for somebody who was refused."""
+    """Let a modality in: append its [[caller]] to the configuration. As a new one, or for somebody who was refused."""
     from relaypacs.cli import callers, settings
 
     if (aet is None) == (from_rejected is None):
@@ -145,7 +145,7 @@ def caller_test(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Would it be admitted, and why? By the configuration alone; nothing is sent. Exit code 1 if not."""
+    """Whether it would be admitted, and why. By the configuration alone; nothing is sent. Exit code 1 if not."""
     from relaypacs.cli import callers, settings
 
     loaded = settings.load(config or context.obj, secrets=False)

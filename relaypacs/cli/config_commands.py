@@ -18,7 +18,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one 
 
 @app.command("check")
 def check(context: typer.Context, config: ConfigOption = None) -> None:
-    """Name every mistake of the configuration, with its place and the mend."""
+    """Name every mistake of the configuration, its place and mend."""
     from relaypacs.cli import configuration
 
     raise typer.Exit(configuration.check(config or context.obj))
@@ -31,7 +31,7 @@ def show(
     changed: Annotated[bool, typer.Option("--changed", help="Only what differs from the defaults.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the configuration in force: file, environment and defaults; secrets masked."""
+    """Show the configuration in force, secrets masked. File, environment and defaults together."""
     from relaypacs.cli import configuration
 
     raise typer.Exit(configuration.show(config or context.obj, changed=changed, as_json=as_json))
@@ -46,7 +46,7 @@ def plan(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Which of the last instances received would go elsewhere under NEW. Exit code 1 if any would. Changes nothing."""
+    """Which of the last instances would go elsewhere under NEW. Exit code 1 if any would. Changes nothing."""
     from relaypacs.cli import settings
 
     loaded, planned = settings.load(config or context.obj, secrets=False), settings.load(new, secrets=False)
@@ -87,7 +87,7 @@ def rollback(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write the files of an earlier version back, keep what was there, and have a running node take it."""
+    """Write the files of an earlier version back. What was there is kept, and a running node takes them."""
     from relaypacs.cli import settings, versions
 
     raise typer.Exit(versions.rollback(settings.find(config or context.obj), version))

@@ -93,7 +93,7 @@ def forget(
     destination: Annotated[str, typer.Argument(metavar="DEST", help="Name of a [[destination]].")],
     config: ConfigOption = None,
 ) -> None:
-    """Forget what a destination refused, so that callers are offered it again. The running node follows at once."""
+    """Forget what a destination refused. Callers are offered it again, and the running node follows at once."""
     from relaypacs.cli import refused, settings
 
     loaded = settings.load(config or context.obj, secrets=False)
@@ -110,7 +110,7 @@ def try_out(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Try a destination step by step: TCP, TLS, association, C-ECHO, which SOP classes in which transfer syntaxes.
+    """Try a destination step by step. TCP, TLS, association, C-ECHO, which SOP classes in which transfer syntaxes.
 
     Exit code 1 if a step failed. Without --store nothing is left there. What it refused before is forgotten if nothing
     failed, unless it is refused now too.

@@ -50,7 +50,7 @@ def drain(
         Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration; see `relaypacs --help`.")
     ] = None,
 ) -> None:
-    """Take a node out of service: it refuses associations (try again later), and delivers or hands over what it has.
+    """Take a node out of service. It refuses associations (try again later), and delivers or hands over what it has.
 
     Waits until the node says that it is empty and may be stopped for good. Exit code 1 if it is not, or can't say so:
     deliveries are held, it does not answer, --no-wait or --dry-run.

@@ -21,7 +21,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def doctor(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Look at everything the node needs: disks, clock, ports, certificates, job table, staging, destinations.
+    """Look at everything the node needs, and say how to mend it. Disks, clock, ports, certificates, job table,
+    staging, destinations.
 
     Exit code 1 if something does not work. Nothing is changed; destinations get one C-ECHO or search.
     """
@@ -47,7 +48,7 @@ def worksheet(
 
 
 def conformance(context: typer.Context, config: ConfigOption = None) -> None:
-    """Write this node's DICOM Conformance Statement (Markdown, in the structure of PS3.2)."""
+    """Write this node's DICOM Conformance Statement. Markdown, in the structure of PS3.2."""
     from relaypacs.cli import conformance as statement
     from relaypacs.cli import say, settings
 
@@ -70,7 +71,7 @@ def audit(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Who sent what, who got it, who was refused, and what people did. That it was read is told, too.
+    """Who sent, got or was refused what, and what people did. That it was read is told, too.
 
     Exit code 1 if --check finds a row that is not what it was, or a gap.
     """

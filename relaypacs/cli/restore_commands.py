@@ -42,7 +42,7 @@ def reconcile(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Give staged objects rows that the job table lost, as a node does by itself after a database failover.
+    """Give staged objects rows that the job table lost. A node does so by itself after a database failover.
 
     By the rules of today. What was staged within --queue-newer-than is delivered (again), what is older waits for
     `relaypacs release`. Exit code 1 if objects can't be read.

@@ -143,7 +143,7 @@ def cat(
     number: Annotated[int, typer.Argument(metavar="RECORD", help="The record's number in the segment.")],
     folder: FolderOption = None,
 ) -> None:
-    """Write a record to standard output: an object as a DICOM file, an event as JSON."""
+    """Write a record to standard output. An object as a DICOM file, an event as JSON."""
     from relaypacs.model import EventRecord, ObjectRecord
     from relaypacs.spool.inspect import copy_object, walk
 

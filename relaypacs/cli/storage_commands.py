@@ -36,7 +36,7 @@ def export(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a study's DICOM files, read from staging or the spool and checked against their digests.
+    """Write a study's DICOM files to a folder or a tar. Read from staging or the spool, checked against their digests.
 
     Exit code 1 if there is no such study or not all of it could be written.
     """
@@ -71,7 +71,7 @@ def _group() -> None:
 
 @staging_app.command("init")
 def staging_init(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Make the bucket, if it is not there, and set it up for medical records; may be repeated.
+    """Make the bucket if it is absent, and set it up. For medical records; may be repeated.
 
     Versioning, default encryption, public access block, lifecycle. What the service does not accept is told.
     """

@@ -31,10 +31,10 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON document.")]
 
 _HELP = {
-    Verb.HOLD: "Keep queued and deferred deliveries from going, until they are released.",
+    Verb.HOLD: "Keep queued and deferred deliveries from going. `release` lets them go.",
     Verb.RELEASE: "Let held deliveries go.",
-    Verb.RETRY: "Try deferred deliveries now, and queue failed ones (dead letters) anew.",
-    Verb.DISCARD: "Give up deliveries that are not on their way: they are never sent.",
+    Verb.RETRY: "Try deferred deliveries now, and queue failed ones anew. Failed ones are the dead letters.",
+    Verb.DISCARD: "Give up deliveries that are not on their way. They are never sent.",
 }
 
 
@@ -97,7 +97,7 @@ def resend(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Queue a study, or what the options name, for a destination again, as far as its bytes are still kept.
+    """Queue a study, or what the options name, again. As far as its bytes are still kept.
 
     Ages count from reception; --state is that of the latest delivery to DEST. One study goes without asking.
     """

@@ -87,8 +87,9 @@ def _rows(config: Config, caller: Caller | None, calling_ae: str, address: str) 
 
 
 _COMMITMENT = (
-    "leave it off towards this node: it does not offer it.\n"
-    "Success means durable here, and it will be delivered. Let the modality keep its copy for some days all the same."
+    "leave it off towards this node, which does not offer it.\n"
+    "Success means durable here, and it will be delivered.\n"
+    "Let the modality keep its copy for some days all the same."
 )
 
 

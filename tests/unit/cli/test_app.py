@@ -28,6 +28,15 @@ def test_help_lists_the_commands() -> None:
         assert f"\n  {command} " in done.stdout
 
 
+@pytest.mark.parametrize("group", ["", "config", "db", "spool", "caller", "staging", "node", "destination"])
+def test_no_line_of_a_list_of_commands_is_cut_short(group: str) -> None:
+    done = run(*group.split(), "--help", COLUMNS="80")
+    assert done.returncode == 0
+    listed = done.stdout.partition("\nCommands:\n")[2].splitlines()
+    assert listed
+    assert [line for line in listed if line.endswith("...")] == []
+
+
 def test_version() -> None:
     assert run("--version").stdout == f"relaypacs {relaypacs.__version__}\n"
 
