@@ -163,8 +163,7 @@ class Settler:
             return self._changed.wait_for(lambda: not self._down and not self._is_late(), timeout_seconds)
 
     def _is_late(self) -> bool:
-        now = _now()
-        return any(hold.age(now) >= self._lease_seconds for hold in self._held.values())
+        return any(hold.age(_now()) >= self._lease_seconds for hold in self._held.values())
 
     def close(self, timeout_seconds: float) -> bool:
         """Settle what waits and give back everything else that is held; False if that did not succeed in time."""
