@@ -141,7 +141,8 @@ def event(
 ) -> None:
     """Write one line: `name` is the fixed event name (`association-rejected`), `message` one sentence for people.
 
-    `trace_id` is the association id, `user_id` the calling AE title, `upload_id` the study's `uid_hash`.
+    `trace_id` is the association id, `user_id` the calling AE title, `upload_id` the study's `uid_hash`, `latency_ms`
+    how long it took; every line has them, also where there is nothing to say.
     """
     if level < _sink.level:
         return
@@ -155,9 +156,8 @@ def event(
         "user_id": user_id,
         "upload_id": upload_id,
         "message": message[:_LONGEST_VALUE],
+        "latency_ms": None if latency_ms is None else round(latency_ms, 1),
     }
-    if latency_ms is not None:
-        line["latency_ms"] = round(latency_ms, 1)
     for key, value in fields.items():
         line[key] = value[:_LONGEST_VALUE] if isinstance(value, str) else value
     text = json.dumps(line, default=str) if _sink.json else _for_people(line)
@@ -170,8 +170,7 @@ def event(
 
 def _for_people(line: dict[str, object]) -> str:
     fixed = ("timestamp", "level", "service", "event", "message")
-    rest = " ".join(
-        f"{key}={json.dumps(value, default=str)}" for key, value in line.items() if key not in fixed and value != ""
-    )
+    said = {key: value for key, value in line.items() if key not in fixed and value not in ("", None)}
+    rest = " ".join(f"{key}={json.dumps(value, default=str)}" for key, value in said.items())
     message = json.dumps(line["message"])[1:-1]
     return f"{line['timestamp']} {line['level']:<8} {line['service']}: {line['event']}: {message} {rest}".rstrip()

@@ -24,7 +24,9 @@ _FLUSH_SECONDS = 2.0
 _PER_MINUTE = 60
 """Events of one process at most, so that a storm of errors is no storm of reports."""
 _LEVELS = {"CRITICAL": "fatal", "ERROR": "error"}
-_KEYS = frozenset({"timestamp", "level", "service", "event", "trace_id", "user_id", "upload_id", "message", "frames"})
+_KEYS = frozenset(
+    {"timestamp", "level", "service", "event", "trace_id", "user_id", "upload_id", "message", "frames", "peer"}
+)
 
 
 class Reporter:
@@ -100,7 +102,7 @@ class Reporter:
             "message": {"formatted": line["message"]},
             "fingerprint": [name, str(line.get("reason", ""))],
             "tags": {key: str(value) for key, value in tags.items() if value},
-            "extra": {key: str(value)[:200] for key, value in line.items() if key not in _KEYS and key != "peer"},
+            "extra": {key: str(value)[:200] for key, value in line.items() if key not in _KEYS and value is not None},
         }
         if line["user_id"]:
             found["user"] = {"id": log.uid_hash(str(line["user_id"]))}
