@@ -243,6 +243,16 @@ def test_init_makes_the_bucket_and_tells_what_was_not_accepted(server: SeaweedFS
     assert "unit-away" not in [one["Name"] for one in client.list_buckets()["Buckets"]]
 
 
+def test_init_sets_the_configured_key(server: SeaweedFS, tmp_path: Path) -> None:
+    name = f"unit-{next(serial)}"
+    options = Staging(kind="s3", bucket=name, endpoint=server.endpoint, encryption="sse-kms", kms_key_id="relay-key")
+    assert dict(init(Storage(options, lambda: StorageKeys(*KEYS))))["default encryption"] == ""
+    (rule,) = server.client().get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]["Rules"]
+    default = rule["ApplyServerSideEncryptionByDefault"]
+    assert (default["SSEAlgorithm"], default["KMSMasterKeyID"]) == ("aws:kms", "relay-key")
+    assert rule["BucketKeyEnabled"]
+
+
 def test_no_room_on_the_local_disk_is_told_and_leaves_nothing(server: SeaweedFS, bucket: str, tmp_path: Path) -> None:
     options = Staging(kind="s3", bucket=bucket, endpoint=server.endpoint, part_bytes=PART)
     staging = S3Staging(options, lambda: StorageKeys(*KEYS), scratch=tmp_path, leave_free_bytes=1 << 60)
