@@ -85,8 +85,10 @@ class Verdict:
 
     def check(self, when: str, acknowledged: set[str]) -> None:
         """Compare what was made and acknowledged with what arrived and what the job table says."""
-        states, tokens, rows = self._deliveries()
-        arrived = self._rig.destinations.arrived()
+        states = self._deliveries()[0]
+        arrived, repeats = self._rig.destinations.arrived(), self.repeats()
+        # Read last: an image that comes again meanwhile was claimed before it arrived.
+        latest, tokens, rows = self._deliveries()
         for destination, found in arrived.items():
             self._wrong(f"{when}: {destination}", found)
             for uid in acknowledged - found.keys():
@@ -109,9 +111,9 @@ class Verdict:
         if ledger.imbalance:
             self._totals.imbalance += ledger.imbalance
             self._totals.fault(f"{when}: the ledger is out by {ledger.imbalance}: {ledger}")
-        allowed = self._allowed(sum(rows[name] - len(states[name]) for name in self._rig.destinations.counting))
-        if self.repeats() > allowed:
-            self._totals.fault(f"{when}: {self.repeats()} repeats, {allowed} were in flight")
+        allowed = self._allowed(sum(rows[name] - len(latest[name]) for name in self._rig.destinations.counting))
+        if repeats > allowed:
+            self._totals.fault(f"{when}: {repeats} repeats, {allowed} were in flight")
         if self._rig.watch is not None and (stale := self._rig.watch.stale()):
             self._totals.fault(f"{when}: {stale} settlements under another's token took effect")
 
