@@ -62,14 +62,14 @@ class AssociationLog:
             if len(self._entries) == 1:
                 self._wake.notify()
 
-    def rejected(self, refusal: Refusal) -> bool:
-        """A request was refused; returns whether the refusal deserves a log line of its own."""
+    def rejected(self, refusal: Refusal) -> str:
+        """A request was refused; returns its id in this log if it deserves a log line of its own, else nothing."""
         with self._wake:
             untold = self._rejections.untold()
-            own_line = self._rejections.note(refusal, time.time())
+            row = self._rejections.note(refusal, time.time())
             if self._rejections.untold() != untold:
                 self._wake.notify()
-        return own_line
+        return row
 
     def close(self) -> None:
         """Write what there is, then end."""

@@ -117,8 +117,8 @@ def tell_not_opened(room: Room, error: NotOpened, waiting: Waiting) -> None:
     REJECTED.labels(error.word).inc()
     room.shared.failed(waiting.host, error.word)
     refusal = Refusal(waiting.host, waiting.peer, "", "", error.word, str(error), waiting.secured)
-    if room.association_log.rejected(refusal):
-        log.event(log.WARNING, "connection-refused", str(error), peer=waiting.peer, reason=error.word)
+    if row := room.association_log.rejected(refusal):
+        log.event(log.WARNING, "connection-refused", str(error), trace_id=row, peer=waiting.peer, reason=error.word)
 
 
 def _plain(data: bytes) -> bool:

@@ -82,8 +82,8 @@ class Rejections:
         self._hour = 0.0
         self._new_kinds = 0
 
-    def note(self, refusal: Refusal, now: float) -> bool:
-        """Count a refusal; returns whether it deserves a log line of its own."""
+    def note(self, refusal: Refusal, now: float) -> str:
+        """Count a refusal; returns the id of its row if it deserves a log line of its own, else nothing."""
         kind = self._kind(refusal, now)
         kept = self._kept.get(kind)
         if kept is None:
@@ -95,9 +95,9 @@ class Rejections:
         kept.last_at = now
         if kept.lines < LINES:
             kept.lines += 1
-            return True
+            return kept.row
         kept.lines_left_out += 1
-        return False
+        return ""
 
     def untold(self) -> int:
         """Kinds that have something to be written."""

@@ -78,12 +78,12 @@ def tell_refused(room: Room, refusal: Refusal, answer: str, trace_id: str = "") 
     """Count a refusal, note it in the association log, and log it unless the same was logged often just now."""
     REJECTED.labels(refusal.word).inc()
     room.shared.failed(refusal.host, refusal.word)
-    if room.association_log.rejected(refusal):
+    if row := room.association_log.rejected(refusal):
         log.event(
             log.WARNING,
             "association-rejected",
             refusal.sentence,
-            trace_id=trace_id,
+            trace_id=trace_id or row,
             user_id=refusal.calling_ae,
             called_ae=refusal.called_ae,
             peer=refusal.peer,
@@ -102,6 +102,13 @@ def tell_broken(room: Room, error: PduError, waiting: Waiting) -> bytes:
     REJECTED.labels("request").inc()
     room.shared.failed(waiting.host, "request")
     refusal = Refusal(waiting.host, waiting.peer, "", "", "request", sentence, waiting.who().tls)
-    if room.association_log.rejected(refusal):
-        log.event(log.WARNING, "association-request-broken", sentence, peer=waiting.peer, reason=int(error.reason))
+    if row := room.association_log.rejected(refusal):
+        log.event(
+            log.WARNING,
+            "association-request-broken",
+            sentence,
+            trace_id=row,
+            peer=waiting.peer,
+            reason=int(error.reason),
+        )
     return abort_pdu(2, error.reason)

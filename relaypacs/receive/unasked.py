@@ -53,7 +53,7 @@ class Unasked:
         now = time.monotonic()
         if self.tell_at is None:
             self.tell_at = now + REPEAT_SECONDS
-        return self._ends.note(Refusal(waiting.host, waiting.peer, "", "", event, sentence), now)
+        return bool(self._ends.note(Refusal(waiting.host, waiting.peer, "", "", event, sentence), now))
 
     def tell(self, now: float = float("inf")) -> None:
         """Say the numbers, if it is time by `now` (monotonic seconds)."""

@@ -133,7 +133,9 @@ def test_every_association_is_found_with_its_mend_and_a_refused_caller_is_let_in
         )
         unknown = by_outcome["rejected", "calling-ae"]
         assert [one["abstract_syntax"] for one in unknown["contexts"]] == [CT, VERIFICATION]
-        assert ("rejected", "request") in by_outcome
+        assert node.events("association-rejected")[0]["trace_id"] == unknown["association_id"]
+        broken = by_outcome["rejected", "request"]
+        assert node.events("association-request-broken")[0]["trace_id"] == broken["association_id"]
         assert len(shown("--rejected")) == 3
         assert node.ledger()["imbalance"] == 0
 

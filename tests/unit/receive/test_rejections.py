@@ -60,7 +60,7 @@ def test_each_cause_and_each_peer_is_of_its_own_kind() -> None:
 
 def test_a_few_lines_a_minute() -> None:
     kept = Rejections()
-    assert [kept.note(refusal(), 1.0) for _ in range(50)].count(True) == LINES
+    assert [bool(kept.note(refusal(), 1.0)) for _ in range(50)].count(True) == LINES
     kept.due(1.0)
     assert not kept.note(refusal(), 2.0)
     (again,) = kept.due(1.0 + REPEAT_SECONDS)
@@ -98,7 +98,7 @@ def test_many_addresses_are_counted_together_and_memory_is_bounded() -> None:
         for _ in range(10):
             host = f"{chance.randrange(1, 224)}.{chance.randrange(256)}.{chance.randrange(256)}.7"
             asked = refusal(f"X{chance.random()}", host, word=chance.choice(WORDS), contexts=b"x" * 100)
-            lines += kept.note(asked, float(second))
+            lines += bool(kept.note(asked, float(second)))
             tried += 1
         told += len(kept.due(float(second)))
     kinds = len(kept._kept)
