@@ -165,6 +165,7 @@ def test_what_an_empty_request_tells(search: int, store: int, answers: bool) -> 
         ("-5", 0, 0),
         ("Fri, 99 Foo 2099 99:99:99 GMT", 0, 0),
     ],
+    ids=["seconds", "too long", "a date", "a date gone by", "a word", "negative", "no date"],
 )
 def test_one_that_asks_for_time_gets_it_from_the_probe_too(value: str, least: float, most: float) -> None:
     with WebPeer(lambda _: Reply(429, headers={"Retry-After": value})) as peer:
