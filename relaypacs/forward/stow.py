@@ -134,8 +134,9 @@ class StowSender:
                 # Again, for this may be long after it was opened, or a second time: the bytes of a worker that slept
                 # past its lease may be another object's by now.
                 for piece in checked(pieces, payload.dataset, payload.crc32c):
-                    yield piece
-                    reach("stow.mid-body")
+                    if piece:
+                        yield piece
+                        reach("stow.mid-body")
             yield tail
             reach("stow.sent")
 

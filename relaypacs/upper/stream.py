@@ -101,13 +101,15 @@ class Stream:
                 raise TimeoutError("the peer takes no data") from None
 
     def send_buffers(self, buffers: Iterable[_Buffer]) -> None:
-        """Send buffers one after another, gathered, without joining them; fails as `send`."""
+        """Send buffers one after another, gathered, without joining them; fails as `send`. At an empty one all before
+        it is sent."""
         with self._lock:
             try:
                 group: list[_Buffer] = []
                 for buffer in buffers:
-                    group.append(buffer)
-                    if len(group) == _GATHER:
+                    if len(buffer):
+                        group.append(buffer)
+                    if len(group) == _GATHER or (group and not len(buffer)):
                         self._send_group(group)
                         reach("stream.mid-send")
                         group = []

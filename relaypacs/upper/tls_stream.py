@@ -112,7 +112,7 @@ class TlsStream(Stream):
         self.send_buffers((data,))
 
     def send_buffers(self, buffers: Iterable[_Buffer]) -> None:
-        """Send buffers one after another in full records; fails as `send`."""
+        """Send buffers one after another in full records; fails as `send`. At an empty one all before it is sent."""
         with self._lock:
             group: list[memoryview] = []
             size = 0
@@ -126,6 +126,9 @@ class TlsStream(Stream):
                 if view:
                     group.append(view)
                     size += len(view)
+                elif group and not len(buffer):
+                    self._send_raw(self._channel.encrypt(b"".join(group)))
+                    group, size = [], 0
             if group:
                 self._send_raw(self._channel.encrypt(b"".join(group)))
 
