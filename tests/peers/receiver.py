@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,7 @@ class Receiver:
         self._folder = folder
         self._log = io.StringIO()
         self.stop_order = Stop()
+        self._stopped = False
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port: int = self.listener.getsockname()[1]
         self.thread = threading.Thread(target=self._run, name="receiver")
@@ -109,10 +112,15 @@ class Receiver:
 
     def stop(self) -> None:
         """Give the order to stop and wait for the end."""
+        if self._stopped:
+            return
+        self._stopped = True
         self.stop_order.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
         self.spool.close()
+        os.close(self.stop_order._reader)
+        os.close(self.stop_order._writer)
 
     def lines(self, event: str = "") -> list[dict[str, Any]]:
         """The log's lines so far, all or those of one event."""
@@ -126,25 +134,25 @@ class Receiver:
 
     def records(self) -> list[ObjectRecord | EventRecord]:
         """Everything valid in the spool, in the order of each segment."""
-        reader = SpoolReader(self._folder, recycle=False, recycle_segments=0)
         found: list[ObjectRecord | EventRecord] = []
-        for generation in reader.generations():
-            checkpoint = Checkpoint(generation)
-            while True:
-                records, checkpoint = reader.read(checkpoint, committed_end=None)
-                if not records:
-                    break
-                found += records
+        with closing(SpoolReader(self._folder, recycle=False, recycle_segments=0)) as reader:
+            for generation in reader.generations():
+                checkpoint = Checkpoint(generation)
+                while True:
+                    records, checkpoint = reader.read(checkpoint, committed_end=None)
+                    if not records:
+                        break
+                    found += records
         return found
 
     def objects(self) -> list[Stored]:
         """The objects in the spool."""
-        reader = SpoolReader(self._folder, recycle=False, recycle_segments=0)
         found = []
-        for record in self.records():
-            if isinstance(record, ObjectRecord):
-                with reader.pin(record.at.generation) as pin:
-                    found.append(Stored(record, bytes(pin.view(record.dataset_offset, record.dataset_length))))
+        with closing(SpoolReader(self._folder, recycle=False, recycle_segments=0)) as reader:
+            for record in self.records():
+                if isinstance(record, ObjectRecord):
+                    with reader.pin(record.at.generation) as pin:
+                        found.append(Stored(record, bytes(pin.view(record.dataset_offset, record.dataset_length))))
         return found
 
     def ends(self) -> list[dict[str, Any]]:
