@@ -133,7 +133,7 @@ def test_only_what_a_pacs_lost_is_sent_again(
     node: Callable[..., Node], orthanc: Callable[..., Orthanc], series: list[Path], protocol: str
 ) -> None:
     peer = orthanc(DicomAlwaysAllowFind=True)
-    options = {"verify": protocol, "verify_after_seconds": 4.0, "verify_rounds": 1}
+    options = {"verify": protocol, "verify_after_seconds": 10.0, "verify_rounds": 1}
     pacs = (
         dimse("pacs", peer.dicom_port, peer.aet, **options)
         if protocol == "c-find"
@@ -143,18 +143,18 @@ def test_only_what_a_pacs_lost_is_sent_again(
         destinations=[pacs], rules=[{"name": "all", "to": ["pacs"]}], sections={"staging": {"keep": "forever"}}
     )
     assert storescu(relay.port, series).returncode == 0
-    relay.wait_settled(COUNT, 20.0)
+    relay.wait_settled(COUNT, 60.0)
     study = study_of(series[0])
     assert "is asked in" in relay.cli("trace", study).stdout
     lose(peer, 3)
     # A crash between delivery and question leaves nothing unasked.
     relay.kill()
     relay.start()
-    wait_until(lambda: relay.events("verify-missing"), "the loss to be found", 20.0)
+    wait_until(lambda: relay.events("verify-missing"), "the loss to be found", 60.0)
     (event,) = relay.events("verify-missing")
     assert (event["missing"], event["queued"], event["failed"]) == (3, 3, 0)
     wait_until(lambda: peer.count() == COUNT, "what was lost to be there again", 10.0)
-    wait_until(lambda: verified(relay, study)["pacs"]["due_at"] is None, "all to be found", 20.0)
+    wait_until(lambda: verified(relay, study)["pacs"]["due_at"] is None, "all to be found", 60.0)
     assert (verified(relay, study)["pacs"]["found"], verified(relay, study)["pacs"]["rounds"]) == (COUNT, 0)
     assert f"lists {COUNT} of {COUNT} that it stored, asked" in relay.cli("trace", study).stdout.replace("\n   ", "")
     ledger = relay.ledger()
@@ -175,12 +175,12 @@ def test_what_is_lost_again_and_again_is_a_dead_letter(
         sections={"staging": {"keep": "forever"}},
     )
     assert storescu(relay.port, series).returncode == 0
-    relay.wait_settled(COUNT, 20.0)
+    relay.wait_settled(COUNT, 60.0)
     lose(peer, 1)
     wait_until(lambda: relay.events("verify-missing"), "the loss to be found", 15.0)
     wait_until(lambda: relay.ledger()["delivered"] == COUNT + 1, "it to be sent again", 10.0)
     peer.clear()
-    wait_until(lambda: relay.ledger()["failed"] == COUNT, "dead letters", 20.0)
+    wait_until(lambda: relay.ledger()["failed"] == COUNT, "dead letters", 60.0)
     ledger = relay.ledger()
     assert (ledger["imbalance"], ledger["delivered"]) == (0, COUNT + 1)
     said = relay.cli("trace", study_of(series[0])).stdout
