@@ -64,7 +64,7 @@ def test_nothing_is_lost_or_broken_while_the_log_is_rotated(tmp_path: Path) -> N
             node.get("/healthz")  # the last one has something to write, too
         for one in traffic:
             one.join()
-        assert log.exists(), "the node made it anew"
+        wait_until(log.exists, "the node makes it anew", 20.0)  # its line follows the answer
     files = list(folder.iterdir())
     assert any(one.suffix == ".gz" for one in files)
     assert node.log() == "", "nothing goes to standard error beside it"
