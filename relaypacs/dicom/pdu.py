@@ -17,7 +17,8 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 
 HEADER = struct.Struct(">BxI")  # PDU type, PDU length
 _PDV = struct.Struct(">IBB")  # PDV length, presentation context id, message control header: PS3.8 9.3.5.1, E.2
-_PDATA_PDV = struct.Struct(">BxIIBB")
+PDATA_PDV = struct.Struct(">BxIIBB")  # a PDU header and that of its first PDV
+_NO_HEADER = (0, 0, 0, 0, 0)
 _ITEM = struct.Struct(">BxH")  # item type, item length: PS3.8 9.3.2
 HEADER_BYTES = 6
 ASSOCIATE_FIXED_BYTES = 68  # of an A-ASSOCIATE-RQ or -AC behind the header, PS3.8 tables 9-11 and 9-17
@@ -106,6 +107,7 @@ class PduWalker:
         """
         position = start
         in_pdu, in_pdv = self._left_in_pdu, self._left_in_pdv
+        header, stride = _NO_HEADER, 0
         try:
             while True:
                 if in_pdv:
@@ -123,6 +125,13 @@ class PduWalker:
                         return position, Stop.LAST
                     if len(fragments) >= MAX_FRAGMENTS:
                         return position, Stop.FULL
+                    if stride:
+                        # Most PDUs of a dataset look like the one before: one PDV each, as long, not the last.
+                        while end - position >= stride and PDATA_PDV.unpack_from(view, position) == header:
+                            fragments.append(view[position + PDATA_PDV.size : position + stride])
+                            position += stride
+                            if len(fragments) >= MAX_FRAGMENTS:
+                                return position, Stop.FULL
                 if end - position < HEADER_BYTES:  # a PDV's header is as long as a PDU's
                     return position, Stop.MORE
                 if in_pdu == 0:
@@ -145,6 +154,8 @@ class PduWalker:
                 in_pdu -= PDV_OVERHEAD_BYTES
                 in_pdv = length - 2
                 self._pdv_is_last = bool(control & LAST)
+                header = (P_DATA_TF, in_pdu + PDV_OVERHEAD_BYTES, length, context_id, control)
+                stride = PDATA_PDV.size + in_pdu if in_pdv == in_pdu else 0
                 if in_pdv == 0 and self._pdv_is_last:
                     return position, Stop.LAST
         finally:
@@ -167,33 +178,6 @@ def check_other(kind: int, length: int, *, associated: bool, max_associate_bytes
             raise PduError(AbortReason.INVALID_PARAMETER, "an A-ASSOCIATE PDU is too long")
     elif length != 4:  # PS3.8 9.3.4, 9.3.6, 9.3.7, 9.3.8: fixed
         raise PduError(AbortReason.INVALID_PARAMETER, "a PDU of fixed length has another one")
-
-
-def message_buffers(
-    context_id: int, command: bytes, dataset: memoryview | None, max_pdu_bytes: int
-) -> Iterator[bytes | memoryview]:
-    """The wire form of one DIMSE message as buffers for `sendmsg`: headers, and views of `dataset` that copy nothing.
-
-    `command` is an encoded command set; `dataset` may be None (no dataset). `max_pdu_bytes` is the peer's Maximum
-    Length Received, 0 for none; a PDU never says it is longer. Raises ValueError under `SMALLEST_MAX_PDU_BYTES`.
-    """
-    if max_pdu_bytes and max_pdu_bytes < SMALLEST_MAX_PDU_BYTES:
-        raise ValueError(f"the peer takes only {max_pdu_bytes} bytes in a PDU")
-    # Unlimited means what we would take ourselves; fragments are even (PS3.7 6.3.1: of even length).
-    room = ((max_pdu_bytes or 131072) - PDV_OVERHEAD_BYTES) & ~1
-    for bits, payload in ((COMMAND, memoryview(command)), (0, dataset)):
-        if payload is None:
-            continue
-        total = len(payload)
-        for start in range(0, total or 1, room):
-            size = min(room, total - start)
-            control = bits | (LAST if start + size >= total else 0)
-            header = _PDATA_PDV.pack(P_DATA_TF, size + PDV_OVERHEAD_BYTES, size + 2, context_id, control)
-            if bits:
-                yield header + payload[start : start + size]
-            else:
-                yield header
-                yield payload[start : start + size]
 
 
 def reject_pdu(result: int, source: int, reason: int) -> bytes:

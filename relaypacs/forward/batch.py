@@ -125,6 +125,10 @@ class Batch:
 
     def report(self, claim: Claim, outcome: Outcome, started_at: float, finished_at: float) -> None:
         """A claim's outcome, once, with its times (seconds since the epoch)."""
+        if outcome is CORRUPT and claim.delivery_id not in self._moved and self._source.is_freed(claim):
+            # This process slept, and what it read has become another's: given back, and a new claim says where it is.
+            self._moved.add(claim.delivery_id)
+            return
         self.answered |= not (isinstance(outcome, Deferred) and outcome.scope is Scope.SITE)
         study = claim.study_instance_uid
         if isinstance(outcome, Deferred) and out_of_resources(outcome.status):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from crc32c import crc32c as crc32c_of
 
@@ -21,33 +21,30 @@ class Corrupt(Exception):
     """The dataset is not what was received; raised before its last fragment was handed out."""
 
 
-def checked(buffers: Iterable[bytes | memoryview], dataset: memoryview, crc32c: int) -> Iterator[bytes | memoryview]:
-    """Pass on `buffers`, of which the memoryviews are `dataset` in order, checking it on the way.
+def checked(
+    groups: Iterable[Sequence[bytes | memoryview]], dataset: memoryview, crc32c: int
+) -> Iterator[Sequence[bytes | memoryview]]:
+    """Pass on `groups` of buffers, of which the memoryviews are `dataset` in order, checking it on the way.
 
-    Bytes are summed after they have left, and the last fragment is a copy: whatever is written over them meanwhile (a
-    sender that slept while its segment was used again) shows, and Corrupt comes before the last fragment. An empty
-    buffer asks the taker to send what it has gathered.
+    Bytes are summed after they have left, which is when the next group is asked for, and those of the last group are
+    copies: whatever is written over them meanwhile (a sender that slept while its segment was used again) shows, and
+    Corrupt comes before the last fragment leaves.
     """
-    found = summed = passed = 0
+    found = passed = 0
     total = len(dataset)
-    header: bytes | None = None
-    for buffer in buffers:
-        if not isinstance(buffer, memoryview):
-            if header is not None:
-                yield header
-            header = buffer
+    for group in groups:
+        start = passed
+        for buffer in group:
+            if isinstance(buffer, memoryview):
+                passed += len(buffer)
+        if passed < total:
+            yield group
+            found = crc32c_of(dataset[start:passed], found)
             continue
-        start, passed = passed, passed + len(buffer)
-        is_last = passed == total
-        if (is_last and start) or start - summed >= _STRIDE_BYTES:
-            yield b""
-            found, summed = crc32c_of(dataset[summed:start], found), start
-        last = bytes(buffer) if is_last else b""
-        if is_last and crc32c_of(last, found) != crc32c:
+        copies = [bytes(buffer) for buffer in group]
+        for copy, buffer in zip(copies, group, strict=True):
+            if isinstance(buffer, memoryview):
+                found = crc32c_of(copy, found)
+        if found != crc32c:
             raise Corrupt
-        if header is not None:
-            yield header
-        header = None
-        yield last or buffer
-    if header is not None:
-        yield header
+        yield copies

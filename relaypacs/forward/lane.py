@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from relaypacs.dicom.command import C_STORE_RSP, encode_store_request
-from relaypacs.dicom.pdu import MAX_CONTEXTS, message_buffers
+from relaypacs.dicom.message import message_groups
+from relaypacs.dicom.pdu import MAX_CONTEXTS
 from relaypacs.failpoint import reach
 from relaypacs.forward.checksum import Corrupt, checked
 from relaypacs.forward.memory import Memory, Pair
@@ -138,9 +139,9 @@ class Lane:
         if association is None:
             raise ConnectionLost("there is no association")
         command = encode_store_request(message_id, pair[0], sop_instance)
-        buffers = message_buffers(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)
+        groups = message_groups(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)
         try:
-            association.send_buffers(buffers if crc32c is None else checked(buffers, dataset, crc32c))
+            association.send_groups(groups if crc32c is None else checked(groups, dataset, crc32c))
             reach("forward.sent")
         except (UpperError, Corrupt):
             self.abort()

@@ -50,6 +50,12 @@ class ByteSource:
                 file = self._cold(at.staged_key, stack)
             yield Payload(file, stack.enter_context(_dataset(file, at)), at.dataset_crc32c)
 
+    def is_freed(self, claim: Claim) -> bool:
+        """Whether the segment that a claim names is there no more. In this process a pin holds it; another, which
+        takes this one for dead, may free it."""
+        generation = claim.location.generation
+        return generation is not None and generation not in self._reader.generations()
+
     def _cold(self, key: str, stack: ExitStack) -> memoryview:
         try:
             file = stack.enter_context(self._staging.open(key))

@@ -128,15 +128,14 @@ class StowSender:
                 yield head
                 yield payload.file[: len(payload.file) - len(payload.dataset)]
                 pieces = (
-                    payload.dataset[start : start + _PIECE_BYTES]
+                    (payload.dataset[start : start + _PIECE_BYTES],)
                     for start in range(0, len(payload.dataset), _PIECE_BYTES)
                 )
                 # Again, for this may be long after it was opened, or a second time: the bytes of a worker that slept
                 # past its lease may be another object's by now.
-                for piece in checked(pieces, payload.dataset, payload.crc32c):
-                    if piece:
-                        yield piece
-                        reach("stow.mid-body")
+                for (piece,) in checked(pieces, payload.dataset, payload.crc32c):
+                    yield piece
+                    reach("stow.mid-body")
             yield tail
             reach("stow.sent")
 

@@ -12,6 +12,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Sequence
+from functools import lru_cache
 
 from relaypacs.dicom.status import REFUSALS, STORE, STOW, UNKNOWN, Meaning, Row, look_up
 from relaypacs.model import Deferred, Delivered, Failed, Outcome, Scope
@@ -39,6 +40,7 @@ def refused_kind(code: int) -> bool:
     return row is not None and row.meaning is Meaning.KIND
 
 
+@lru_cache(64)
 def store_outcome(status: int) -> Outcome:
     """The outcome of a C-STORE-RSP `status` (0..0xFFFF), by `dicom.status.STORE`.
 

@@ -25,7 +25,7 @@ from relaypacs.dicom.command import (
     encode_response,
     is_valid_uid,
 )
-from relaypacs.dicom.pdu import message_buffers
+from relaypacs.dicom.message import encode_message
 from relaypacs.errors import SpoolError, SpoolFull
 from relaypacs.failpoint import reach
 from relaypacs.model import Committed, ObjectMeta
@@ -161,7 +161,7 @@ class Lane:
         self._called_ae = called_ae
         self._peer = peer
         self._receipt = receipt
-        self.peer_max_pdu_bytes = peer_max_pdu_bytes
+        self._peer_max_pdu_bytes = peer_max_pdu_bytes
         self._counted = {status: RECEIVED_OBJECTS.labels(f"{status:04X}") for status in _STATUSES}
 
     def store(
@@ -194,11 +194,13 @@ class Lane:
             RECEIVED_BYTES.inc(size)
         return None
 
+    def answer(self, context_id: int, response: bytes) -> None:
+        """Send a response, an encoded command set, in one piece."""
+        self._stream.send(encode_message(context_id, response, self._peer_max_pdu_bytes))
+
     def _answer(self, context_id: int, request: CommandSet, answer: Answer, received_at: float) -> None:
         """Send the C-STORE-RSP in one piece; then count, while the peer is already at work."""
-        response = encode_response(request, answer.status, answer.comment)
-        buffers = list(message_buffers(context_id, response, None, self.peer_max_pdu_bytes))
-        self._stream.send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
+        self.answer(context_id, encode_response(request, answer.status, answer.comment))
         reach("lane.answered")
         RESPONSE_SECONDS.observe(time.perf_counter() - received_at)
         self._counted[answer.status].inc()

@@ -26,7 +26,7 @@ from relaypacs.dicom.command import (
     decode_command,
     encode_response,
 )
-from relaypacs.dicom.pdu import AbortReason, AssociateHead, PduError, abort_pdu, message_buffers, reject_pdu
+from relaypacs.dicom.pdu import AbortReason, AssociateHead, PduError, abort_pdu, reject_pdu
 from relaypacs.dicom.proposals import describe
 from relaypacs.failpoint import reach
 from relaypacs.policy.admission import Admitted, Rejected
@@ -261,8 +261,7 @@ class Serving:
             cut = self._reader.read_dataset(context_id, lambda fragments: None)
             if cut is not None:
                 return cut
-        response = encode_response(request, UNRECOGNIZED_OPERATION)
-        self._stream.send(b"".join(message_buffers(context_id, response, None, lane.peer_max_pdu_bytes)))
+        lane.answer(context_id, encode_response(request, UNRECOGNIZED_OPERATION))
         return None
 
     def _record(self, end: _End, started_at: float) -> None:

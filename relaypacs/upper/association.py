@@ -15,7 +15,8 @@ from pynetdicom.presentation import PresentationContext
 
 from relaypacs.dicom.command import CommandError, CommandSet, decode_command
 from relaypacs.dicom.contexts import VERIFICATION
-from relaypacs.dicom.pdu import SMALLEST_MAX_PDU_BYTES, AbortReason, PduError, message_buffers
+from relaypacs.dicom.message import message_groups
+from relaypacs.dicom.pdu import SMALLEST_MAX_PDU_BYTES, AbortReason, PduError
 from relaypacs.upper.element import InlineAssociation, address
 from relaypacs.upper.errors import (
     AnswerTimeout,
@@ -199,14 +200,14 @@ class Requested:
 
     def send_message(self, context_id: int, command: bytes, dataset: memoryview | None = None) -> None:
         """Send one DIMSE message, cut to what the peer takes, without copying the dataset. Raises `UpperError`."""
-        self.send_buffers(message_buffers(context_id, command, dataset, self.peer_max_pdu_bytes))
+        self.send_groups(message_groups(context_id, command, dataset, self.peer_max_pdu_bytes))
 
-    def send_buffers(self, buffers: Iterable[bytes | memoryview]) -> None:
+    def send_groups(self, groups: Iterable[Sequence[bytes | memoryview]]) -> None:
         """Send P-DATA-TF PDUs that are already encoded. Raises `UpperError`; then part of it may have been sent."""
         if self._inline.state != "Sta6":
             raise self.ended("before a request could be sent")
         try:
-            self.stream.send_buffers(buffers)
+            self.stream.send_groups(groups)
         except OSError as error:
             # The peer's A-ABORT, if that is why, is still to be read.
             if not isinstance(error, TimeoutError):

@@ -20,7 +20,7 @@ from relaypacs.failpoint import reach
 
 PATIENCE_SECONDS = 1.0
 """How long a read blocks in the kernel before it is handed to `poll` with its exact deadline."""
-_GATHER = 512  # buffers per sendmsg, below IOV_MAX
+_GATHER = 1024  # buffers per sendmsg: IOV_MAX
 _Buffer = bytes | bytearray | memoryview
 
 
@@ -100,38 +100,24 @@ class Stream:
             except BlockingIOError:
                 raise TimeoutError("the peer takes no data") from None
 
-    def send_buffers(self, buffers: Iterable[_Buffer]) -> None:
-        """Send buffers one after another, gathered, without joining them; fails as `send`. At an empty one all before
-        it is sent."""
+    def send_groups(self, groups: Iterable[Sequence[bytes | memoryview]]) -> None:
+        """Send each group's buffers, gathered, without joining them; fails as `send`. All of a group is with the
+        kernel before the next is asked for."""
         with self._lock:
             try:
-                group: list[_Buffer] = []
-                for buffer in buffers:
-                    if len(buffer):
-                        group.append(buffer)
-                    if len(group) == _GATHER or (group and not len(buffer)):
-                        self._send_group(group)
-                        reach("stream.mid-send")
-                        group = []
-                if group:
-                    self._send_group(group)
+                for group in groups:
+                    for start in range(0, len(group), _GATHER):
+                        self._send_gathered(group[start : start + _GATHER] if len(group) > _GATHER else group)
+                    reach("stream.mid-send")
             except BlockingIOError:
                 raise TimeoutError("the peer takes no data") from None
 
-    def _send_group(self, group: Sequence[_Buffer]) -> None:
-        left = sum(map(len, group))
-        pending = [memoryview(buffer) for buffer in group]
-        while True:
-            sent = self._socket.sendmsg(pending)
-            left -= sent
-            if left == 0:
-                return
-            first = 0
-            while sent >= len(pending[first]):
-                sent -= len(pending[first])
-                first += 1
-            pending = pending[first:]
-            pending[0] = pending[0][sent:]
+    def _send_gathered(self, buffers: Sequence[bytes | memoryview]) -> None:
+        left = sum(map(len, buffers)) - self._socket.sendmsg(buffers)
+        if left:
+            pending = memoryview(b"".join(buffers))[-left:]
+            while pending:
+                pending = pending[self._socket.send(pending) :]
 
     def wait_closed(self, timeout_seconds: float) -> bool:
         """Wait for the peer's close and throw away what it still sends; whether it closed in time.

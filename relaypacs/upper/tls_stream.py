@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from relaypacs.upper.stream import Stream
 from relaypacs.upper.tls import RECORD_BYTES, Channel, TlsFailed, speaks_tls
@@ -109,28 +109,27 @@ class TlsStream(Stream):
 
     def send(self, data: _Buffer) -> None:
         """Send all of it. TimeoutError when the peer takes nothing for the send timeout, OSError when it is gone."""
-        self.send_buffers((data,))
+        self.send_groups(((memoryview(data),),))
 
-    def send_buffers(self, buffers: Iterable[_Buffer]) -> None:
-        """Send buffers one after another in full records; fails as `send`. At an empty one all before it is sent."""
+    def send_groups(self, groups: Iterable[Sequence[bytes | memoryview]]) -> None:
+        """Send each group's buffers in full records but for its last; fails as `send`. All of a group is with the
+        kernel before the next is asked for."""
         with self._lock:
-            group: list[memoryview] = []
-            size = 0
-            for buffer in buffers:
-                view = memoryview(buffer)
-                while size + len(view) >= _SENT_BYTES:
-                    group.append(view[: _SENT_BYTES - size])
-                    view = view[_SENT_BYTES - size :]
-                    self._send_raw(self._channel.encrypt(b"".join(group)))
-                    group, size = [], 0
-                if view:
-                    group.append(view)
-                    size += len(view)
-                elif group and not len(buffer):
-                    self._send_raw(self._channel.encrypt(b"".join(group)))
-                    group, size = [], 0
-            if group:
-                self._send_raw(self._channel.encrypt(b"".join(group)))
+            for group in groups:
+                parts: list[memoryview] = []
+                size = 0
+                for buffer in group:
+                    view = memoryview(buffer)
+                    while size + len(view) >= _SENT_BYTES:
+                        parts.append(view[: _SENT_BYTES - size])
+                        view = view[_SENT_BYTES - size :]
+                        self._send_raw(self._channel.encrypt(b"".join(parts)))
+                        parts, size = [], 0
+                    if view:
+                        parts.append(view)
+                        size += len(view)
+                if parts:
+                    self._send_raw(self._channel.encrypt(b"".join(parts)))
 
     def _send_raw(self, data: bytes) -> None:
         view = memoryview(data)

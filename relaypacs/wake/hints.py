@@ -24,7 +24,7 @@ _LONGEST_ADDRESS = 107  # sun_path less its NUL, unix(7)
 _DATAGRAM_HINTS = 64
 _DATAGRAM_BYTES = 8192
 _MOST_PENDING = 4096
-_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.002, 0.1
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.002, 0.01
 _HINT = re.compile(rb"([0-9a-f]{32}) ([0-9]{1,19})")
 _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS})
 
@@ -61,6 +61,8 @@ class HintSender:
         self._pending: dict[str, int] = {}
         self._changed = threading.Condition()
         self._retrier: threading.Thread | None = None
+        self._retrying = False
+        """The retrier tries again by itself, within 10 ms: what comes meanwhile waits for it."""
         self._closed = False
         self.dropped = 0
         """Hints given up, because nobody listened or too many were pending."""
@@ -75,7 +77,7 @@ class HintSender:
                 self.dropped += 1
                 return
             self._pending[generation] = max(end, self._pending.get(generation, 0))
-            if not self._flush():
+            if not self._retrying and not self._flush():
                 self._start_retrying()
 
     def close(self) -> None:
@@ -109,6 +111,7 @@ class HintSender:
         return True
 
     def _start_retrying(self) -> None:
+        self._retrying = True
         if self._retrier is None:
             self._retrier = threading.Thread(target=self._retry, name="hint-retry", daemon=True)
             self._retrier.start()
@@ -119,10 +122,12 @@ class HintSender:
         wait = _FIRST_RETRY_SECONDS
         with self._changed:
             while not self._closed:
-                if not self._pending:
+                if not self._retrying:
                     self._changed.wait()
                     wait = _FIRST_RETRY_SECONDS
-                elif not self._flush():
+                elif self._flush():
+                    self._retrying = False
+                else:
                     self._changed.wait_for(lambda: self._closed, wait)
                     wait = min(2 * wait, _LAST_RETRY_SECONDS)
 

@@ -4,9 +4,10 @@
 
 400 CT of 512 KiB or 1000 MR of 33 KiB come by one association from the same raw sender, as fast as they are taken.
 Relays: RelayPACS (a node with its defaults: durable, tracked) beside Orthanc routing by Lua, Orthanc storing and then
-sending the study, storescp and then dcmsend, and a plain relay on pynetdicom; DCMTK and Orthanc with TCP_NODELAY=1 or,
-on 60 objects, as shipped. Relays take turns within a round; figures are the median round, ratios the median of each
-round's own. CPU is of the relay's processes alone, until they are quiet; memory the sum of each one's peak.
+sending the study, storescp and then dcmsend, a plain relay on pynetdicom, and no relay, the sender at the destination,
+than which none is faster; DCMTK and Orthanc with TCP_NODELAY=1 or, on 60 objects, as shipped. Relays take turns within
+a round; figures are the median round, ratios the median of each round's own. CPU is of the relay's processes alone,
+until they are quiet; memory the sum of each one's peak.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from scripts.lib.bench_relays import (
     Destination,
     FolderDestination,
+    NoRelay,
     OrthancDestination,
     OrthancRelay,
     RelayPacs,
@@ -45,6 +47,7 @@ RELAY, WEB, HUNG = "relaypacs", "relaypacs by STOW-RS", "relaypacs, another dest
 S3, S3_AT_ONCE = "relaypacs, S3 staging", "relaypacs, S3 staging at once"
 LUA, LUA_SHIPPED, STUDY = "orthanc lua", "orthanc lua as shipped", "orthanc by study"
 SEND, SEND_SHIPPED, STOCK = "storescp + dcmsend", "storescp + dcmsend as shipped", "pynetdicom"
+NONE = "no relay"
 OBJECTS = {"ct": 400, "mr": 1000}
 SHIPPED_OBJECTS = 60
 _QUICK_OBJECTS = {"ct": 60, "mr": 100}
@@ -67,7 +70,7 @@ class Scenario:
     """Relays in the quick run; none leaves the scenario out."""
 
 
-_ALL = (RELAY, LUA, STUDY, SEND, STOCK)
+_ALL = (RELAY, LUA, STUDY, SEND, STOCK, NONE)
 _QUICK = (RELAY, LUA, SEND, STOCK)
 SCENARIOS = (
     Scenario("CT to storescp", "ct", "storescp", _ALL, _QUICK),
@@ -238,6 +241,7 @@ class Bench:
             SEND: lambda: StoreThenSend(name, where, to, tuned=True),
             SEND_SHIPPED: lambda: StoreThenSend(name, where, to, tuned=False),
             STOCK: lambda: StockRelay(name, where, to),
+            NONE: lambda: NoRelay(name, where, to),
         }
         return kinds[name]()
 

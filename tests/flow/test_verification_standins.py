@@ -16,7 +16,7 @@ import pytest
 
 from relaypacs.config.model import Destination
 from relaypacs.dicom.command import CommandSet, encode_response
-from relaypacs.dicom.pdu import message_buffers
+from relaypacs.dicom.message import message_groups
 from relaypacs.forward.listed import Listed
 from relaypacs.model import State
 from tests.flow.test_verification import SERIES, by_c_find, by_qido
@@ -35,7 +35,8 @@ def pending(peer: Connection, context_id: int, asked: CommandSet, identifier: by
     """A C-FIND-RSP with an identifier (PS3.7 9.3.2.2)."""
     without, having = (struct.pack("<HHIH", 0, 0x0800, 2, kind) for kind in (0x0101, 0x0001))
     command = encode_response(asked, status).replace(without, having)
-    peer.send(b"".join(message_buffers(context_id, command, memoryview(identifier), 16384)))
+    groups = message_groups(context_id, command, memoryview(identifier), 16384)
+    peer.send(b"".join(b"".join(group) for group in groups))
 
 
 def named(uid: str) -> bytes:

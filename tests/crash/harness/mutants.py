@@ -86,7 +86,7 @@ _STAGED_FIRST = """\
             reach("sweep.copied")
 """
 _FENCE = "if tokens.get(one.claim.delivery_id) != (one.claim.token, one.claim.lease):"
-_BUFFERS = "buffers = message_buffers(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)"
+_GROUPS = "groups = message_groups(association.accepted[pair], command, dataset, association.peer_max_pdu_bytes)"
 
 MUTANTS = {
     "Success before the commit": Mutant(
@@ -167,8 +167,8 @@ MUTANTS = {
         "forward.sent",
         ("partial",),
         (
-            Edit("forward/lane.py", _BUFFERS, _BUFFERS.replace("dataset,", "dataset[:-2],")),
-            Edit("forward/lane.py", "buffers if crc32c is None else checked(buffers, dataset, crc32c)", "buffers"),
+            Edit("forward/lane.py", _GROUPS, _GROUPS.replace("dataset,", "dataset[:-2],")),
+            Edit("forward/lane.py", "groups if crc32c is None else checked(groups, dataset, crc32c)", "groups"),
         ),
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pynetdicom import pdu as stock_pdu
 
+from relaypacs.dicom.message import GATHERED_BYTES, encode_message, message_groups
 from relaypacs.dicom.pdu import (
     COMMAND,
     HEADER,
@@ -21,7 +23,6 @@ from relaypacs.dicom.pdu import (
     Stop,
     abort_pdu,
     check_other,
-    message_buffers,
     read_associate_head,
     reject_pdu,
 )
@@ -46,6 +47,20 @@ def messages(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
         stream += pdu(P_DATA_TF, b"".join(items[:count]))
         items = items[count:]
     return stream, whole[0], whole[1]
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
+    """A message as most are sent: a PDV in each PDU, long runs of the same length."""
+    command, dataset = b"command!", b""
+    stream = pdu(P_DATA_TF, pdv(CONTEXT, COMMAND | LAST, command))
+    for length, count in draw(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 6)), min_size=1, max_size=4)):
+        for _ in range(count):
+            part = draw(st.binary(min_size=length, max_size=length))
+            dataset += part
+            stream += pdu(P_DATA_TF, pdv(CONTEXT, 0, part))
+    stream += pdu(P_DATA_TF, pdv(CONTEXT, LAST, b"end"))
+    return stream, command, dataset + b"end"
 
 
 def read(stream: bytes, cuts: list[int], *, capacity: int | None = None) -> tuple[bytes, bytes, int]:
@@ -83,7 +98,7 @@ def read(stream: bytes, cuts: list[int], *, capacity: int | None = None) -> tupl
 
 
 @settings(max_examples=300, deadline=None)
-@given(messages(), st.data())
+@given(messages() | alike(), st.data())
 def test_any_cut_gives_what_the_whole_gives(message: tuple[bytes, bytes, bytes], data: st.DataObject) -> None:
     stream, command, dataset = message
     cuts = data.draw(st.lists(st.integers(1, len(stream)), max_size=20))
@@ -92,7 +107,7 @@ def test_any_cut_gives_what_the_whole_gives(message: tuple[bytes, bytes, bytes],
 
 
 @settings(max_examples=50, deadline=None)
-@given(messages())
+@given(messages() | alike())
 def test_byte_by_byte(message: tuple[bytes, bytes, bytes]) -> None:
     stream, command, dataset = message
     assert read(stream, list(range(len(stream)))) == (command, dataset, len(stream))
@@ -113,7 +128,7 @@ def stock(stream: bytes) -> list[tuple[int, int, bytes]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(messages())
+@given(messages() | alike())
 def test_pynetdicom_decodes_the_same(message: tuple[bytes, bytes, bytes]) -> None:
     stream, command, dataset = message
     pdvs = stock(stream)
@@ -123,7 +138,11 @@ def test_pynetdicom_decodes_the_same(message: tuple[bytes, bytes, bytes]) -> Non
 
 
 @settings(max_examples=500, deadline=None)
-@given(messages(), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4), st.data())
+@given(
+    messages() | alike(),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4),
+    st.data(),
+)
 def test_mutated_streams_end_the_same_however_they_are_cut(
     message: tuple[bytes, bytes, bytes], changes: list[tuple[int, int]], data: st.DataObject
 ) -> None:
@@ -141,16 +160,19 @@ def test_mutated_streams_end_the_same_however_they_are_cut(
         except (StopIteration, AssertionError):
             return "unfinished, or another PDU"
 
-    assert outcome(cuts) == outcome([])
+    assert outcome(cuts) == outcome([]) == outcome(list(range(len(stream))))
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     st.binary(max_size=300), st.one_of(st.none(), st.binary(max_size=3000)), st.sampled_from([0, 128, 129, 1000, 4096])
 )
-def test_message_buffers_are_read_by_pynetdicom(command: bytes, dataset: bytes | None, max_pdu: int) -> None:
+def test_messages_are_read_by_pynetdicom(command: bytes, dataset: bytes | None, max_pdu: int) -> None:
     view = None if dataset is None else memoryview(dataset)
-    stream = b"".join(message_buffers(7, command, view, max_pdu))
+    groups = list(message_groups(7, command, view, max_pdu))
+    stream = b"".join(b"".join(group) for group in groups)
+    if dataset is None:
+        assert stream == encode_message(7, command, max_pdu)
     pdvs = stock(stream)
     assert {context_id for context_id, _, _ in pdvs} == {7}
     commands = [(control, data) for _, control, data in pdvs if control & COMMAND]
@@ -169,16 +191,53 @@ def test_message_buffers_are_read_by_pynetdicom(command: bytes, dataset: bytes |
         position += 6 + length
 
 
-def test_message_buffers_copy_no_dataset() -> None:
-    dataset = memoryview(bytearray(10_000))
-    views = [part for part in message_buffers(1, b"command", dataset, 4096) if isinstance(part, memoryview)]
-    assert sum(map(len, views)) == 10_000
-    assert all(view.obj is dataset.obj for view in views)
+@pytest.mark.parametrize("max_pdu_bytes", [128, 4096, 16384, 0, 1 << 32])
+@pytest.mark.parametrize(
+    "length", [1, 2, GATHERED_BYTES, GATHERED_BYTES + 1, (1 << 20) - 6, 1 << 20, (2 << 20) - 12, (3 << 20) + 5]
+)
+def test_a_dataset_is_viewed_not_copied_and_gathered_in_bounded_groups(length: int, max_pdu_bytes: int) -> None:
+    dataset = memoryview(bytearray(os.urandom(length)))
+    groups = list(message_groups(1, b"command", dataset, max_pdu_bytes))
+    views = [[part for part in group if isinstance(part, memoryview)] for group in groups]
+    assert b"".join(view for group in views for view in group) == dataset
+    assert all(view.obj is dataset.obj for group in views for view in group)
+    assert max(sum(map(len, group)) for group in views) <= 1 << 20
+    assert max(map(len, groups)) <= 2 * MAX_FRAGMENTS + 1 or length <= GATHERED_BYTES
+    assert len(groups) == 1 if length <= GATHERED_BYTES else len(views[-1]) == 1
+    assert stock(b"".join(b"".join(group) for group in groups))[-1][1] == LAST
 
 
 def test_peer_that_takes_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="only 10 bytes"):
-        list(message_buffers(1, b"x", None, 10))
+        list(message_groups(1, b"x", None, 10))
+    with pytest.raises(ValueError, match="only 10 bytes"):
+        encode_message(1, b"x", 10)
+
+
+def test_a_run_of_like_pdus_pauses_the_walk_and_ends_at_the_first_that_differs() -> None:
+    run = pdu(P_DATA_TF, pdv(1, 0, b"abc")) * (MAX_FRAGMENTS + 3)
+    for follows, why in (
+        (pdu(P_DATA_TF, pdv(1, LAST, b"abc")), Stop.LAST),
+        (pdu(P_DATA_TF, pdv(1, 0, b"ab") + pdv(1, LAST, b"")), Stop.LAST),
+        (abort_pdu(0, 0), Stop.OTHER),
+        (pdu(P_DATA_TF, pdv(1, 0, b"abc"))[:-1], Stop.MORE),
+        (pdu(P_DATA_TF, pdv(3, 0, b"abc")), None),
+        (pdu(P_DATA_TF, pdv(1, COMMAND, b"abc")), None),
+    ):
+        walker = PduWalker(MAX_PDU)
+        walker.expect_dataset(1)
+        view = memoryview(run + follows)
+        found: list[memoryview] = []
+        position, paused = walker.walk(view, 0, len(view), found)
+        assert (paused, len(found)) == (Stop.FULL, MAX_FRAGMENTS)
+        assert b"".join(found) == b"abc" * MAX_FRAGMENTS
+        rest: list[memoryview] = []
+        if why is None:
+            with pytest.raises(PduError, match="belongs to no message"):
+                walker.walk(view, position, len(view), rest)
+        else:
+            assert walker.walk(view, position, len(view), rest)[1] is why
+        assert b"".join(rest).startswith(b"abc" * 3)
 
 
 def test_one_byte_fragments_pause_the_walk() -> None:

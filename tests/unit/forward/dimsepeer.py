@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from relaypacs.dicom.command import CommandSet, decode_command, encode_response
-from relaypacs.dicom.pdu import abort_pdu, message_buffers
+from relaypacs.dicom.message import encode_message
+from relaypacs.dicom.pdu import abort_pdu
 
 
 class Connection:
@@ -76,7 +77,7 @@ class Connection:
 
     def send_message(self, context_id: int, command: bytes) -> None:
         """Send a DIMSE message without a dataset."""
-        self.send(b"".join(message_buffers(context_id, command, None, 16384)))
+        self.send(encode_message(context_id, command, 16384))
 
     def store(self, status: int = 0) -> bool:
         """Take one object and answer it properly; False when no object came."""

@@ -18,6 +18,7 @@ from relaypacs.forward.settle import Settler
 from relaypacs.forward.site import Site
 from relaypacs.forward.source import ByteSource
 from relaypacs.model import Claim, Deferred, Delivered, Outcome, Scope, Settlement, State
+from relaypacs.policy.outcome import CORRUPT
 from relaypacs.policy.retry import parse_schedule
 from relaypacs.staging.filesystem import FilesystemStaging
 from tests.unit.forward.deliveries import STUDY
@@ -138,6 +139,30 @@ def test_bytes_that_moved_to_staging_since_the_claim_cost_no_attempt(house: Hous
     house.wait_states({State.DELIVERED: 3})
     assert moved == set()
     assert {one.attempts for one in house.deliveries()} == {1}
+
+
+def test_damage_is_a_dead_letter_but_not_if_another_process_has_freed_the_bytes(house: House, settler: Settler) -> None:
+    """A process that slept past its leases may find another object's bytes under its eyes: the instance's own are
+    where the process that took over has put them."""
+    house.receive(2)
+    moved: set[int] = set()
+    stale = claim_all(house)
+    segments, elsewhere = house.folder / "spool" / "segments", house.folder / "spool" / "free"
+
+    def freed_meanwhile(_: Claim) -> Outcome:
+        for path in segments.iterdir():
+            path.rename(elsewhere / path.name)
+        return CORRUPT
+
+    _, trouble, sender = run(house, settler, freed_meanwhile, claims=stale[:1], moved=moved)
+    assert (trouble, sender.passed_over) == (None, 0)
+    house.wait_states({State.QUEUED: 1, State.ACTIVE: 1})
+    for path in elsewhere.iterdir():
+        path.rename(segments / path.name)
+    run(house, settler, lambda _: CORRUPT, claims=stale[1:], moved=moved)  # still in its place: damaged
+    run(house, settler, freed_meanwhile, moved=moved)  # a second time
+    house.wait_states({State.FAILED: 2})
+    assert {one.reason for one in house.deliveries()} == {CORRUPT.reason}
 
 
 def test_a_staged_file_of_another_length_is_never_handed_out(house: House, settler: Settler) -> None:

@@ -60,7 +60,8 @@ def test_many_buffers_arrive_in_order() -> None:
     with connected() as (peer, sock):
         stream = Stream(sock, send_timeout_seconds=5.0)
         buffers = [struct.pack(">I", number) * (number % 50) for number in range(3000)]
-        thread = threading.Thread(target=stream.send_buffers, args=(buffers,))
+        groups = [buffers[:2500], [], buffers[2500:2600], buffers[2600:]]
+        thread = threading.Thread(target=stream.send_groups, args=(groups,))
         thread.start()
         expected = b"".join(buffers)
         assert peer.read(len(expected)) == expected

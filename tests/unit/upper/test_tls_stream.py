@@ -184,7 +184,7 @@ def test_buffers_arrive_in_order_in_full_records(pair: tuple[Peer, TlsStream]) -
     rng = random.Random(1)
     buffers = [rng.randbytes(rng.choice((0, 1, 12, 16380, 131072, 300_000))) for _ in range(60)]
     expected = b"".join(buffers)
-    thread = threading.Thread(target=stream.send_buffers, args=(buffers,))
+    thread = threading.Thread(target=stream.send_groups, args=([buffers[:40], [], buffers[40:41], buffers[41:]],))
     thread.start()
     assert peer.read(len(expected)) == expected
     thread.join()
@@ -192,18 +192,19 @@ def test_buffers_arrive_in_order_in_full_records(pair: tuple[Peer, TlsStream]) -
     assert peer.read(12) == b"A-RELEASE-RP"
 
 
-def test_what_comes_before_a_broken_buffer_never_brings_what_follows(pair: tuple[Peer, TlsStream]) -> None:
-    """The CRC of an object is compared before its last fragment leaves: the iterable raises."""
+def test_a_group_has_left_when_the_next_is_asked_for(pair: tuple[Peer, TlsStream]) -> None:
+    """The CRC of an object is summed then, and compared before its last fragment leaves: the iterable raises."""
     peer, stream = pair
 
-    def buffers() -> Iterator[bytes]:
-        yield bytes(100_000)
+    def groups() -> Iterator[list[bytes]]:
+        yield [bytes(60_000), bytes(40_000)]
+        assert len(peer.read(100_000)) == 100_000
         raise ValueError("corrupt")
 
     with pytest.raises(ValueError, match="corrupt"):
-        stream.send_buffers(buffers())
+        stream.send_groups(groups())
     stream.close()
-    assert len(peer.read(200_000)) == 65536
+    assert peer.read(1) == b""
 
 
 def test_reading_and_writing_in_two_threads(pair: tuple[Peer, TlsStream]) -> None:
@@ -217,7 +218,7 @@ def test_reading_and_writing_in_two_threads(pair: tuple[Peer, TlsStream]) -> Non
             left -= len(more)
             peer.sock.sendall(peer.records(more))
 
-    threads = [threading.Thread(target=echo), threading.Thread(target=stream.send_buffers, args=([data],))]
+    threads = [threading.Thread(target=echo), threading.Thread(target=stream.send_groups, args=([[data]],))]
     for thread in threads:
         thread.start()
     assert read(stream, len(data)) == data
@@ -268,7 +269,7 @@ def test_a_peer_that_takes_nothing_meets_the_deadline(authority: Authority, serv
     with connected(server, client(authority)) as (_, stream):
         stream._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, b"\0" * 8 + (200_000).to_bytes(8, "little"))
         with pytest.raises(TimeoutError):
-            stream.send_buffers([bytes(1 << 20)] * 64)
+            stream.send_groups([[bytes(1 << 20)]] * 64)
 
 
 def test_interrupt_from_another_thread(pair: tuple[Peer, TlsStream]) -> None:
