@@ -105,10 +105,11 @@ class Stream:
         kernel before the next is asked for."""
         with self._lock:
             try:
-                for group in groups:
+                for number, group in enumerate(groups):
+                    if number:
+                        reach("stream.mid-send")
                     for start in range(0, len(group), _GATHER):
                         self._send_gathered(group[start : start + _GATHER] if len(group) > _GATHER else group)
-                    reach("stream.mid-send")
             except BlockingIOError:
                 raise TimeoutError("the peer takes no data") from None
 

@@ -27,6 +27,9 @@ class CuttingProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closed alone, a thread that waits in accept(2) would take a connection of whoever gets the descriptor next.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def cut(self, when: str) -> None:

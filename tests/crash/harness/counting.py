@@ -7,6 +7,7 @@ import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from contextlib import suppress
 from typing import Self
 
 from tests.peers.ports import free_port
@@ -28,13 +29,19 @@ class CountingPeer(ABC):
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", self.port))
+        self._accepting = threading.Thread(target=self._accept, name="counting-peer", daemon=True)
 
     def __enter__(self) -> Self:
         self._listener.listen(64)
-        threading.Thread(target=self._accept, name="counting-peer", daemon=True).start()
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closed alone, a thread that waits in accept(2) would take a connection of whoever gets the descriptor next.
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        if self._accepting.is_alive():
+            self._accepting.join()
         self._listener.close()
 
     def arrived(self) -> dict[str, list[str]]:
