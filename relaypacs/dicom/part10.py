@@ -45,31 +45,40 @@ def file_head(sop_class: str, sop_instance: str, transfer_syntax: str, *, source
     `sop_class`, `sop_instance`, `transfer_syntax` are UIDs as negotiated and commanded, taken as they are;
     `source_ae` is the calling AE title (0002,0016), left out when blank. Characters outside ASCII become `?`.
     """
-    before, after = _around(sop_class, transfer_syntax, source_ae)
-    instance = _element(0x0003, b"UI", sop_instance, b"\0")
-    length = len(before) + len(instance) + len(after)
-    return b"".join((_PREFIX, _GROUP_LENGTH.pack(2, 0, b"UL", 4, length), before, instance, after))
+    instance = sop_instance.encode("ascii", "replace")
+    if len(instance) % 2:
+        instance += b"\0"
+    before, after = _around(sop_class, transfer_syntax, source_ae, len(instance))
+    return b"%b%b%b" % (before, instance, after)
 
 
-@lru_cache(256)
-def _around(sop_class: str, transfer_syntax: str, source_ae: str) -> tuple[bytes, bytes]:
-    """The File Meta elements before and behind the SOP Instance UID: the same for a whole association."""
+@lru_cache(512)
+def _around(sop_class: str, transfer_syntax: str, source_ae: str, instance_length: int) -> tuple[bytes, bytes]:
+    """What is before and behind the value of the SOP Instance UID: the same for objects of a presentation context."""
     before = b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01" + _element(0x0002, b"UI", sop_class, b"\0")
+    before += _header(0x0003, b"UI", instance_length)
     after = (
         _element(0x0010, b"UI", transfer_syntax, b"\0")
         + _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID, b"\0")
         + _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME, b" ")
     )
-    return before, after + (_element(0x0016, b"AE", source_ae, b" ") if source_ae else b"")
+    if source_ae:
+        after += _element(0x0016, b"AE", source_ae, b" ")
+    group_length = _GROUP_LENGTH.pack(2, 0, b"UL", 4, len(before) + instance_length + len(after))
+    return _PREFIX + group_length + before, after
 
 
 def _element(number: int, vr: bytes, value: str, pad: bytes) -> bytes:
     raw = value.encode("ascii", "replace")
     if len(raw) % 2:
         raw += pad
-    if len(raw) > 0xFFFE:
+    return _header(number, vr, len(raw)) + raw
+
+
+def _header(number: int, vr: bytes, length: int) -> bytes:
+    if length > 0xFFFE:
         raise ValueError("a File Meta value is longer than its length field can say")
-    return _SHORT_HEADER.pack(2, number, vr, len(raw)) + raw
+    return _SHORT_HEADER.pack(2, number, vr, length)
 
 
 def read_file_head(prefix: bytes, *, file_length: int) -> FileHead:

@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+from zlib import adler32
 
 from crc32c import crc32c
 
@@ -34,11 +35,9 @@ _ENTRY_AT = BLOCK + _BODY
 
 # The body's first pax record overrides the entry's size (a ustar size ends at 8 GiB); the second is a comment, the
 # one keyword that every tar passes over in silence. All that is only known at commit has a fixed width and place.
-_SIZE_RECORD = b"29 size=%020d\n"
-_COMMENT = b"2019 comment=relaypacs/1 "
-_FIXED = b"prev=%08x chain=%08x crc=%08x length=%020d head=%04d "
+_COMMENT = "2019 comment=relaypacs/1 "
 _FIXED_AT = 29 + len(_COMMENT)
-_JSON_AT = _FIXED_AT + len(_FIXED % (0, 0, 0, 0, 0))
+_JSON_AT = _FIXED_AT + len("prev=00000000 chain=00000000 crc=00000000 length= head=0000 ") + 20
 _JSON_LIMIT = _BODY - _JSON_AT - 1
 _MEMBERS_LIMIT = _JSON_LIMIT - len('{"generation":"","number":,"since":,}') - 32 - 2 * 9
 _FIXED_PATTERN = re.compile(
@@ -55,24 +54,25 @@ def align(value: int, unit: int) -> int:
     return (value + unit - 1) & -unit
 
 
-_MODE_AND_OWNER = b"".join((b"0000600\0", b"0000000\0", b"0000000\0"))
-_MAGIC_AND_REST = b"ustar\x0000".rjust(108, b"\0").ljust(355, b"\0")
-_CONSTANT_SUM = sum(_MODE_AND_OWNER) + sum(_MAGIC_AND_REST) + 8 * ord(" ")
+_MODE_AND_OWNER = "0000600\0" + "0000000\0" * 2
+_MAGIC_AND_REST = "ustar\x0000".rjust(108, "\0").ljust(355, "\0")
+_CONSTANT_SUM = sum(f"{_MODE_AND_OWNER}{_MAGIC_AND_REST}        ".encode("ascii"))
 
 
-def _ustar(name: bytes, size: int, typeflag: bytes, mtime: int = 0) -> bytes:
-    """A ustar header block (POSIX.1-1988). `size` of 8 GiB and more is left to the pax record."""
-    numbers = b"%011o\0%011o\0" % (size if size < _USTAR_SIZE_LIMIT else 0, max(0, mtime) & 0o77777777777)
-    # The checksum is over all bytes, itself as blanks; most of them are the same in every header.
-    checksum = b"%06o\0 " % (_CONSTANT_SUM + sum(name) + sum(numbers) + typeflag[0])
-    return b"".join((name.ljust(100, b"\0"), _MODE_AND_OWNER, numbers, checksum, typeflag, _MAGIC_AND_REST))
+def _ustar(name: str, size: int, typeflag: str, mtime: int = 0) -> str:
+    """A ustar header block (POSIX.1-1988) in ASCII. `size` of 8 GiB and more is left to the pax record."""
+    numbers = f"{size if size < _USTAR_SIZE_LIMIT else 0:011o}\0{max(0, mtime) & 0o77777777777:011o}\0"
+    # The checksum is over all bytes, itself as blanks; most of them are the same in every header. The lower half of
+    # an Adler-32 (RFC 1950) is the sum of some bytes and 1: these come to less than its modulus of 65521.
+    checksum = _CONSTANT_SUM + (adler32(f"{name}{numbers}{typeflag}".encode("ascii")) & 0xFFFF) - 1
+    padded = name.ljust(100, "\0")
+    return f"{padded}{_MODE_AND_OWNER}{numbers}{checksum:06o}\0 {typeflag}{_MAGIC_AND_REST}"
 
 
-_PAX_HEADER = _ustar(b"PaxHeaders/record", _BODY, b"x")
+_PAX_HEADER = _ustar("PaxHeaders/record", _BODY, "x")
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """A record's header as far as it is known before its first dataset byte; `end_header` makes it whole."""
 
     entry: str
@@ -110,23 +110,19 @@ def end_header(
     `since` is the number of the first record made durable together with this one, `previous` the chain CRC of the
     record before (0 for the first).
     """
-    size = len(begun.head) + payload_length
-    fields = f'{{"generation":"{generation}","number":{number},"since":{since},{begun.members}}}'.encode("ascii")
-    name = f"{generation[:ENTRY_PREFIX]}-{number:06d}-{begun.entry}".encode("ascii")
-    parts = (
-        _PAX_HEADER,
-        _SIZE_RECORD % size,
-        _COMMENT,
-        _FIXED % (previous, 0, payload_crc32c, payload_length, len(begun.head)),
-        fields,
-        b" " * (_JSON_LIMIT - len(fields)),
-        b"\n",
-        _ustar(name, size, b"0", begun.mtime),
-        begun.head,
-    )
-    blank = b"".join(parts)
-    chain = crc32c(blank, previous)
-    return b"".join((blank[:_CHAIN_IN_PAGE], b"%08x" % chain, blank[_CHAIN_IN_PAGE + 8 :])), chain
+    entry, mtime, members, head = begun
+    size = len(head) + payload_length
+    said = (
+        f"{_PAX_HEADER}29 size={size:020d}\n{_COMMENT}prev={previous:08x} chain=00000000 "
+        f"crc={payload_crc32c:08x} length={payload_length:020d} head={len(head):04d} "
+        f'{{"generation":"{generation}","number":{number},"since":{since},{members}}}'
+    ).ljust(_ENTRY_AT - 1)
+    block = _ustar(f"{generation[:ENTRY_PREFIX]}-{number:06d}-{entry}", size, "0", mtime)
+    header = bytearray(f"{said}\n{block}".encode("ascii"))
+    header += head
+    chain = crc32c(header, previous, False)
+    header[_CHAIN_IN_PAGE : _CHAIN_IN_PAGE + 8] = b"%08x" % chain
+    return bytes(header), chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +185,7 @@ def _pad_entry(gap: int) -> bytes:
     body = gap - BLOCK
     text = b"%d%s" % (body, _FILLER) if body else b""
     filled = text + b" " * (body - len(text) - 1) + b"\n" if body else b""
-    return _ustar(b"PaxHeaders/pad", body, b"g") + filled
+    return _ustar("PaxHeaders/pad", body, "g").encode("ascii") + filled
 
 
 _PADS = tuple(_pad_entry(gap) for gap in range(0, PAGE, BLOCK))
@@ -212,10 +208,8 @@ def end_mark(generation: str, mtime: float, *, records: int | None = None, chain
     say = {"format": "relaypacs/1", "generation": generation, "end": "open" if records is None else "sealed"}
     more = "" if records is None else f',"records":{records},"chain":"{chain:08x}"'
     text = json.dumps(say, separators=(",", ":"))[:-1] + more + ',"crc":"00000000"}'
-    blank = _ustar(f"{generation[:ENTRY_PREFIX]}-end.json".encode(), BLOCK, b"0", int(mtime)) + text.encode(
-        "ascii"
-    ).ljust(BLOCK - 1)
-    blank += b"\n"
+    block = _ustar(f"{generation[:ENTRY_PREFIX]}-end.json", BLOCK, "0", int(mtime))
+    blank = f"{block}{text.ljust(BLOCK - 1)}\n".encode("ascii")
     return blank.replace(_END_CRC, b'"crc":"%08x"' % crc32c(blank)).ljust(PAGE, b"\0")
 
 

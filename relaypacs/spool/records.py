@@ -26,13 +26,13 @@ def begin_object(meta: ObjectMeta) -> Begun:
         head = file_head(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, source_ae=meta.calling_ae)
     except ValueError as problem:
         raise SpoolError(str(problem)) from problem
+    association = _association(meta.association_id, meta.calling_ae, meta.called_ae, meta.peer)
+    sop_class, syntax = _kind(meta.sop_class_uid, meta.transfer_syntax_uid)
     return begin_header(
         entry=meta.association_id,
         extension="dcm",
         mtime=meta.received_at,
-        members=f"{_association(meta.association_id, meta.calling_ae, meta.called_ae, meta.peer)},"
-        f'"received":{float(meta.received_at)!r},"class":{_text(meta.sop_class_uid)},'
-        f'"instance":{_text(meta.sop_instance_uid)},"syntax":{_text(meta.transfer_syntax_uid)}',
+        members=f"{association}{float(meta.received_at)!r}{sop_class}{_text(meta.sop_instance_uid)}{syntax}",
         head=head,
     )
 
@@ -50,11 +50,17 @@ def begin_event(kind: str, time: float) -> Begun:
 
 @lru_cache(256)
 def _association(association_id: str, calling_ae: str, called_ae: str, peer: str) -> str:
-    """The members that all objects of an association share."""
+    """The members that all objects of an association share, up to the time."""
     return (
         f'"association":{_text(association_id)},"calling":{_text(calling_ae)},'
-        f'"called":{_text(called_ae)},"peer":{_text(peer)}'
+        f'"called":{_text(called_ae)},"peer":{_text(peer)},"received":'
     )
+
+
+@lru_cache(256)
+def _kind(sop_class: str, transfer_syntax: str) -> tuple[str, str]:
+    """The members before the SOP Instance UID, from the time on, and behind it."""
+    return f',"class":{_text(sop_class)},"instance":', f',"syntax":{_text(transfer_syntax)}'
 
 
 def event_payload(kind: str, time: float, body: Mapping[str, object]) -> bytes:
