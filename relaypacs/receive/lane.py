@@ -100,12 +100,14 @@ class Tally:
 class _Sink:
     """Where a dataset's fragments go: the spool until it fails, then nowhere."""
 
-    __slots__ = ("answer", "append", "error", "sop_instance_uid")
+    __slots__ = ("answer", "append", "error", "rest", "sop_instance_uid")
 
     def __init__(self, append: Append | None, answer: Answer | None) -> None:
         self.append = append
         self.answer = answer
         self.error: Exception | None = None
+        self.rest: Sequence[memoryview] = ()
+        """The dataset's end, for the commit: views of the read buffer."""
         self.sop_instance_uid = ""
 
     def __call__(self, fragments: Sequence[memoryview]) -> None:
@@ -115,6 +117,10 @@ class _Sink:
             self.append.write(fragments)
         except Exception as error:
             self.fail(error)
+
+    def last(self, fragments: Sequence[memoryview]) -> None:
+        """The dataset's end is read."""
+        self.rest = fragments
 
     def fail(self, error: Exception) -> None:
         """The spool refused: remember the answer and give the space back."""
@@ -177,7 +183,7 @@ class Lane:
             self._begin(sink, request, transfer_syntax)
         if request.has_dataset:
             try:
-                cut = self._reader.read_dataset(context_id, sink)
+                cut = self._reader.read_dataset(context_id, sink, sink.last)
             except BaseException:
                 self._log_cut(sink)
                 raise
@@ -227,13 +233,13 @@ class Lane:
         append = sink.append
         size = 0
         if append is not None:
-            size = append.dataset_length
+            size = append.dataset_length + sum(map(len, sink.rest))
             if size == 0:
                 sink.answer = _EMPTY
                 sink.abandon()
             else:
                 try:
-                    committed = append.commit()
+                    committed = append.commit(sink.rest)
                 except Exception as error:
                     sink.fail(error)
                     size = 0

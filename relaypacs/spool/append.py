@@ -1,10 +1,10 @@
 """One object (or event) on its way into a segment, by one thread.
 
-Made by `SpoolWriter.begin`, driven by the reception lane: `write` per received chunk, then `commit` or `abandon`. Less
-than `held_bytes` is held until the commit and shares its `fdatasync` with others (`group`). More leases a segment and
-is written as it comes, at most one system call per chunk; at commit the rest with the end mark, then the header page,
-then one `fdatasync`. Only whole pages are written, so that no page of a recycled file is read first. It ends with
-`commit`, `abandon` or the first error.
+Made by `SpoolWriter.begin`, driven by the reception lane: `write` per received chunk, then `commit` with the last one,
+or `abandon`. Less than `held_bytes` is held until the commit and shares its `fdatasync` with others (`group`). More
+leases a segment and is written as it comes, at most one system call per chunk; at commit the rest with the end mark,
+then the header page, then one `fdatasync`. Only whole pages are written, so that no page of a recycled file is read
+first. It ends with `commit`, `abandon` or the first error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from crc32c import crc32c
 from relaypacs.errors import SpoolError, SpoolFull
 from relaypacs.failpoint import reach
 from relaypacs.model import Committed
-from relaypacs.spool.commit import commit_alone
+from relaypacs.spool.commit import commit_alone, split
 from relaypacs.spool.format import PAGE, Begun
 from relaypacs.spool.group import Whole
 from relaypacs.spool.segment import Segment
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 HELD_PIECES = 256
 """Pieces held or written at most, whatever their size: one call takes no more than 1024."""
+LAST_BYTES = 512 << 10
+"""What `commit` is given is written with the record's end, in the same call, up to so much."""
 START_EVERY_BYTES = 1 << 20
 """How much of an object is written before the disk is set to work on it."""
 SPACE_EVERY_BYTES = 16 << 20
@@ -46,7 +48,6 @@ class Append:
         "_limit",
         "_next_look",
         "_over",
-        "_room",
         "_segment",
         "_started",
         "_writer",
@@ -61,7 +62,6 @@ class Append:
         """Bytes of the dataset so far."""
         self._crc = 0
         self._first = b""
-        self._room = PAGE - begun.payload_offset
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._at = self._started = 0
@@ -73,40 +73,40 @@ class Append:
         self._go_on()
         if len(fragments) >= HELD_PIECES:
             fragments = (b"".join(fragments),)
+        self._count(fragments)
+        if self._held_bytes < self._writer.held_bytes and len(self._held) + len(fragments) < HELD_PIECES:
+            self._held += map(bytes, fragments)  # a copy of views, the same object of bytes
+        else:
+            self._flush(fragments)
+
+    def _count(self, fragments: Sequence[bytes | memoryview]) -> None:
+        """Add to lengths and checksum. SpoolFull over the limit; then it is over."""
         length, crc = 0, self._crc
         for fragment in fragments:
             length += len(fragment)
             crc = crc32c(fragment, crc, False)  # too short to be worth a switch of threads
         self._crc = crc
         self.dataset_length += length
+        self._held_bytes += length
         if self.dataset_length > self._limit:
             self.abandon()
             raise SpoolFull(f"the object is over the limit of {self._limit} bytes")
-        if len(self._first) < self._room:
-            fragments = self._to_first_page(fragments)
-            length = sum(map(len, fragments))
-        self._held_bytes += length
-        if self._held_bytes < self._writer.held_bytes and len(self._held) + len(fragments) < HELD_PIECES:
-            self._held += map(bytes, fragments)  # a copy of views, the same object of bytes
-        else:
-            self._flush(fragments)
-
-    def _to_first_page(self, fragments: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-        """The first page is the header's: its share of the dataset waits for the commit. Returns the rest."""
-        rest: list[bytes | memoryview] = []
-        for fragment in fragments:
-            missing = self._room - len(self._first)
-            if missing:
-                self._first += fragment[:missing]
-            if missing < len(fragment):
-                rest.append(memoryview(fragment)[missing:] if missing else fragment)
-        return rest
 
     def _flush(self, fragments: Sequence[bytes | memoryview]) -> None:
         """Write the whole pages of what is held with `fragments` behind it, and hold the rest."""
         held = [*self._held, *fragments]
         if len(held) >= 2 * HELD_PIECES:
             held = [b"".join(held)]
+        segment = self._segment
+        if segment is None:
+            room = PAGE - self._begun.payload_offset
+            if self._held_bytes < room + PAGE:
+                self._held = [b"".join(held)]
+                return
+            # The first page is the header's: its share of the dataset waits for the commit.
+            segment = self._lease()
+            self._first, held = split(held, room)
+            self._held_bytes -= room
         whole = self._held_bytes & -PAGE
         rest = self._held_bytes - whole
         tail = b""
@@ -119,7 +119,6 @@ class Append:
         self._held, self._held_bytes = [tail], rest
         if not whole:
             return
-        segment = self._lease()
         try:
             segment.write(held, self._at)
             self._at += whole
@@ -138,28 +137,34 @@ class Append:
             raise
 
     def _lease(self) -> Segment:
-        if self._segment is None:
-            try:
-                self._segment = self._writer.lease()
-            except SpoolError:
-                self._over = True
-                raise
-            self._at = self._started = self._segment.offset + PAGE
-        return self._segment
+        try:
+            self._segment = segment = self._writer.lease()
+        except SpoolError:
+            self._over = True
+            raise
+        self._at = self._started = segment.offset + PAGE
+        return segment
 
-    def commit(self) -> Committed:
-        """Make the record durable. SpoolFull if there was no space for it; SpoolError if the disk failed."""
-        segment, record = self.finish()
+    def commit(self, last: Sequence[bytes | memoryview] = ()) -> Committed:
+        """Make the record durable, with `last` as its dataset's end: as `write`, but never copied where it is small.
+
+        SpoolFull if there was no space for it; SpoolError if the disk failed.
+        """
+        segment, record = self.finish(last)
         if segment is None:
             return self._writer.together.commit(record)
-        return commit_alone(self._writer, segment, record, self._at)
+        return commit_alone(self._writer, segment, record, self._first, self._at)
 
-    def finish(self) -> tuple[Segment | None, Whole]:
+    def finish(self, last: Sequence[bytes | memoryview] = ()) -> tuple[Segment | None, Whole]:
         """Nothing more is written: the leased segment, if there is one, and what is left to commit. For `commit`."""
         self._go_on()
+        if len(last) + len(self._held) >= HELD_PIECES or sum(map(len, last)) > LAST_BYTES:
+            self.write(last)
+            last = ()
+        self._count(last)
         self._over = True
         segment, self._segment = self._segment, None
-        return segment, Whole(self._begun, (self._first, *self._held), self.dataset_length, self._crc)
+        return segment, Whole(self._begun, (*self._held, *last), self.dataset_length, self._crc)
 
     def abandon(self) -> None:
         """Forget the object; harmless after its end. The next record overwrites what it wrote."""

@@ -34,7 +34,7 @@ def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
     ends = []
     for number, record in enumerate(group, segment.number):
         header, chain = _header(segment, record, number=number, since=segment.number, previous=chain)
-        length = record.begun.payload_offset + record.length
+        length = len(header) + record.length
         filler = pad(length)
         parts += (header, *record.pieces, filler)
         at += length + len(filler)
@@ -66,20 +66,22 @@ def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
 def _commit_one(writer: SpoolWriter, record: Whole) -> None:
     try:
         segment = writer.lease()
-        record.at = commit_alone(writer, segment, record, segment.offset + PAGE)
+        first, record.pieces = split(record.pieces, PAGE - record.begun.payload_offset)
+        record.at = commit_alone(writer, segment, record, first, segment.offset + PAGE)
     except SpoolError as problem:
         record.error = problem
 
 
-def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, at: int) -> Committed:
-    """Make one record durable: what is left of its payload goes to byte `at`. SpoolFull if there is no space for its
-    end; SpoolError if the disk failed."""
-    first, *rest = record.pieces
+def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, first: bytes, at: int) -> Committed:
+    """Make one record durable: `first` of its payload goes behind its header, what is left of it to byte `at`.
+
+    SpoolFull if there is no space for its end; SpoolError if the disk failed.
+    """
     header, chain = _header(segment, record, number=segment.number, since=segment.number, previous=segment.chain)
-    length = record.begun.payload_offset + record.length
+    length = len(header) + record.length
     filler = pad(length)
     end = segment.offset + length + len(filler)
-    page, behind = [header, first], [*rest, filler, segment.end_mark]
+    page, behind = [header, first], [*record.pieces, filler, segment.end_mark]
     if length <= PAGE:
         page, behind = [header, first, filler], [segment.end_mark]
     reach("append.commit")
@@ -98,6 +100,19 @@ def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, at: int) 
     segment.advance(end, chain)
     writer.committed(segment, committed)
     return committed
+
+
+def split(pieces: Sequence[bytes | memoryview], room: int) -> tuple[bytes, list[bytes | memoryview]]:
+    """The first `room` bytes of `pieces` as one, and what is behind them."""
+    first = b""
+    rest: list[bytes | memoryview] = []
+    for piece in pieces:
+        missing = room - len(first)
+        if missing:
+            first += piece[:missing]
+        if missing < len(piece):
+            rest.append(memoryview(piece)[missing:] if missing else piece)
+    return first, rest
 
 
 def _header(segment: Segment, record: Whole, *, number: int, since: int, previous: int) -> tuple[bytes, int]:

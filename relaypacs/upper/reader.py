@@ -135,10 +135,16 @@ class Reader:
                 if not self._fill_idle(timeout_seconds, stop_fd):
                     return None
 
-    def read_dataset(self, context_id: int, sink: Callable[[Sequence[memoryview]], None]) -> Pdu | None:
+    def read_dataset(
+        self,
+        context_id: int,
+        sink: Callable[[Sequence[memoryview]], None],
+        last: Callable[[Sequence[memoryview]], None] | None = None,
+    ) -> Pdu | None:
         """Stream a dataset to `sink` as views, in order, valid only during the call; at most one call per full buffer.
 
-        None: its last fragment was read and handed over. A `Pdu`: it was cut by that PDU (A-ABORT).
+        None: its last fragment was read and handed over, to `last` if there is one: those views are valid until more
+        is read. A `Pdu`: it was cut by that PDU (A-ABORT).
         """
         walker = self._walker
         walker.expect_dataset(context_id)
@@ -149,7 +155,7 @@ class Reader:
         while True:
             self._position, why = walker.walk(view, self._position, self._end, found)
             if why is Stop.LAST:
-                sink(found)
+                (last or sink)(found)
                 return None
             if why is Stop.OTHER:
                 return self._read_other(0.0)

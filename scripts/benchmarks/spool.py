@@ -126,7 +126,7 @@ def _bare(files: list[Path], payload: bytes, writers: int, processes: int, secon
 
 def _spool(folder: Path, payload: bytes, writers: int, processes: int, seconds: float) -> float:
     received = memoryview(bytearray(payload))
-    chunks = [[received[at : at + READ_BYTES]] for at in range(0, len(payload), READ_BYTES)]
+    *chunks, last = [[received[at : at + READ_BYTES]] for at in range(0, len(payload), READ_BYTES)]
 
     def prepare() -> tuple[Work, Callable[[], None]]:
         spool = SpoolWriter(
@@ -149,7 +149,7 @@ def _spool(folder: Path, payload: bytes, writers: int, processes: int, seconds: 
                 append = spool.begin(meta)
                 for chunk in chunks:
                     append.write(chunk)
-                append.commit()
+                append.commit(last)
                 done += 1
             return done
 

@@ -38,7 +38,7 @@ class _Append:
         """Count it."""
         self.dataset_length += sum(map(len, fragments))
 
-    def commit(self) -> Committed:
+    def commit(self, last: Sequence[bytes | memoryview] = ()) -> Committed:
         """Nothing to do."""
         return _AT
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from relaypacs.errors import SegmentGone, SpoolCorrupt, SpoolError
@@ -51,6 +51,8 @@ class _Life:
     reader: SpoolReader
     appends: list[tuple[Append, bytes]]
     told: list[Committed]
+    lasts: dict[Append, bytes] = field(default_factory=dict)
+    """What comes of an object with its commit."""
 
 
 class Workload:
@@ -142,10 +144,15 @@ class Workload:
 
     def _go_on(self) -> None:
         append, payload = self._life.appends.pop(self.random.randrange(len(self._life.appends)))
-        done = append.dataset_length
+        lasts = self._life.lasts
+        done = append.dataset_length + len(lasts.get(append, b""))
         if done < len(payload) and self.random.random() < 0.9:
             size = self.random.choice([1000, 4096, 9000])
-            append.write([payload[done : done + size]])
+            piece = payload[done : done + size]
+            if done + size >= len(payload) and self.random.random() < 0.5:
+                lasts[append] = piece
+            else:
+                append.write([piece])
             self._life.appends.append((append, payload))
         elif done < len(payload) or self.random.random() < 0.1:
             append.abandon()
@@ -154,17 +161,21 @@ class Workload:
 
     def _commit(self, append: Append, payload: bytes) -> None:
         """Streamed ones alone; those still whole together with all the others that are complete."""
-        writer, segment = self._life.writer, append._segment
+        writer, segment, lasts = self._life.writer, append._segment, self._life.lasts
+        last = lasts.pop(append, b"")
         if segment is not None:
             self.disk.note("try", (segment.generation, segment.number, payload))
-            at = append.commit()
+            at = append.commit((last,))
             self.disk.note("ack", (at.generation, at.number, payload))
             return
         complete = [
-            one for one in self._life.appends if one[0]._segment is None and one[0].dataset_length == len(one[1])
+            one
+            for one in self._life.appends
+            if one[0]._segment is None and one[0].dataset_length + len(lasts.get(one[0], b"")) == len(one[1])
         ]
         self._life.appends = [one for one in self._life.appends if one not in complete]
-        writer.group = [(one.finish()[1], data) for one, data in [(append, payload), *complete]]
+        writer.group = [(append.finish((last,))[1], payload)]
+        writer.group += ((one.finish((lasts.pop(one, b""),))[1], data) for one, data in complete)
         try:
             commit_together(writer, [record for record, _ in writer.group])
         finally:

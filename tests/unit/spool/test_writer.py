@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from relaypacs.errors import SpoolError, SpoolFull
 from relaypacs.model import Committed, EventRecord, ObjectRecord
 from relaypacs.spool import writer as spool_writer
+from relaypacs.spool.append import LAST_BYTES
 from relaypacs.spool.disk import Disk
 from tests.unit.spool.made import data, meta, put, read_all, reader, stream, writer
 
@@ -25,6 +27,17 @@ steps = st.lists(
     ),
     max_size=12,
 )
+
+
+class CountingDisk(Disk):
+    """A disk that counts its writes."""
+
+    writes = 0
+
+    def write(self, fd: int, buffers: Sequence[bytes | memoryview], at: int) -> None:
+        """Counted."""
+        self.writes += 1
+        super().write(fd, buffers, at)
 
 
 @settings(deadline=None, max_examples=40)
@@ -54,11 +67,13 @@ def test_any_sequence_from_several_threads_round_trips(
                 payload = data(length, seed + step)
                 append = spool.begin(meta(seed + step))
                 pieces = [memoryview(payload)[at : at + fragment] for at in range(0, length, fragment)]
+                last = pieces[len(pieces) // 2 * 2 :] if step % 2 else []
+                pieces = pieces[: len(pieces) - len(last)]
                 for at in range(0, len(pieces), 2):
                     append.write(pieces[at : at + 2])
-                assert append.dataset_length == length
                 if what == "commit":
-                    committed[append.commit()] = payload
+                    committed[append.commit(last)] = payload
+                    assert append.dataset_length == length
                 append.abandon()
 
         threads = [threading.Thread(target=run, args=(plan, life * 100 + index)) for index, plan in enumerate(plans)]
@@ -115,6 +130,47 @@ def test_over_the_limit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     at = put(spool, b"next")
     assert [record.at for record in read_all(reader(tmp_path), at.generation)] == [at]
     assert at.number == 0
+
+
+@pytest.mark.parametrize("before", [0, 10, 5000, 200_000])
+@pytest.mark.parametrize("last", [1, 5000, 100_000, LAST_BYTES, LAST_BYTES + 1])
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_what_the_commit_is_given_is_the_end_of_the_dataset(tmp_path: Path, before: int, last: int, count: int) -> None:
+    spool = writer(tmp_path, segment_bytes=8 << 20)
+    put(spool, b"before it")
+    append = spool.begin(meta())
+    written, end = data(before, 1), data(last, 2)
+    append.write([written])
+    step = -(-last // count)
+    at = append.commit([memoryview(end)[start : start + step] for start in range(0, last, step)])
+    put(spool, b"behind it")
+    read = reader(tmp_path)
+    records = read_all(read, at.generation)
+    assert len(records) == 3
+    assert isinstance(records[1], ObjectRecord)
+    with read.pin(at.generation) as pin:
+        assert pin.view(records[1].dataset_offset, records[1].dataset_length) == written + end
+
+
+def test_a_small_object_that_comes_with_its_commit_is_one_write(tmp_path: Path) -> None:
+    disk = CountingDisk()
+    spool = writer(tmp_path, disk=disk, durable=True)
+    for _ in range(3):
+        put(spool, b"the segment is open and has grown")
+    before = disk.writes
+    spool.begin(meta()).commit([memoryview(data(200_000))])
+    assert disk.writes == before + 1
+
+
+def test_over_the_limit_with_the_commit_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    spool = writer(tmp_path, max_object_bytes=10_000)
+    append = spool.begin(meta())
+    append.write([data(10_000)])
+    with pytest.raises(SpoolFull, match="limit of 10000"):
+        append.commit([b"x"])
+    with pytest.raises(SpoolError, match="already ended"):
+        append.commit()
+    assert put(spool, b"next").number == 0
 
 
 def test_below_the_mark_objects_are_refused_and_events_are_not(tmp_path: Path) -> None:

@@ -74,6 +74,21 @@ def test_dataset_is_handed_over_in_pieces_no_larger_than_the_buffer() -> None:
     assert max(pieces) <= 1000
 
 
+@pytest.mark.parametrize("length", [0, 100, 2600])
+def test_the_end_of_a_dataset_goes_to_who_is_there_for_it_and_stays_until_more_is_read(length: int) -> None:
+    dataset = bytes(index % 251 for index in range(length))
+    before = bytearray()
+    end: list[memoryview] = []
+    with connected() as (peer, sock):
+        reader = reader_of(sock, buffer_bytes=1000)
+        parts = [pdu(DATA, pdv(1, 0, dataset[at : at + 90])) for at in range(0, length, 90)]
+        peer.send(b"".join(parts) + pdu(DATA, pdv(1, LAST, b"end")))
+        assert reader.read_dataset(1, lambda views: before.extend(b"".join(views)), end.extend) is None
+        peer.send(pdu(RELEASE_RQ, bytes(4)))
+        assert bytes(before) + b"".join(end) == dataset + b"end"
+        assert b"".join(end).endswith(b"end")
+
+
 def test_command_set_is_bounded() -> None:
     with connected() as (peer, sock):
         peer.send(pdu(DATA, pdv(1, COMMAND, bytes(8000))) * 2)
