@@ -15,8 +15,8 @@ from relaypacs.errors import SpoolError
 from relaypacs.model import Committed
 from relaypacs.spool.format import Begun
 
-LEADERS = 2
-"""Groups written at once in a process: while one waits for the disk the next is made up."""
+LEADERS = 4
+"""Groups written at once in a process: few threads don't wait for each other, which costs more than a sync does."""
 MOST_RECORDS = 32
 """Records of one group at most."""
 

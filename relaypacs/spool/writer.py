@@ -82,7 +82,7 @@ class SpoolWriter:
         """Start an object. SpoolFull below the free-space mark; SpoolError if the disk fails or `meta` doesn't fit."""
         if self._closed:
             raise SpoolError("the spool is closed")
-        if refusal := self._trouble_now():
+        if self._trouble and (refusal := self._trouble_now()):
             raise SpoolError(refusal)
         self.check_space()
         return Append(self, begin_object(meta), self.max_object_bytes)
