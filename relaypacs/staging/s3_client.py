@@ -31,6 +31,8 @@ from relaypacs.errors import ObjectArchived, ObjectMissing, RelayPacsError, Stag
 DOWN_SECONDS = 2.0
 """After a failure of the whole storage others fail at once for so long, instead of each waiting for its time-out."""
 _TRY_SECONDS = 0.5
+_UNHURRIED = frozenset({"put", "check"})
+"""They may wait a little for the one that tries; `check` is what the first put does."""
 _READERS = 32
 _SMALL_BODY_BYTES = 1 << 20
 _SYSTEMS_AUTHORITIES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
@@ -122,8 +124,8 @@ class Storage:
         with self._changed:
             for which in ("", operation):
                 down = self._down.get(which)
-                if down is not None and down.tried and operation == "put":
-                    # A put is not urgent: when the one that tries succeeds, all of them go on.
+                if down is not None and down.tried and operation in _UNHURRIED:
+                    # When the one that tries succeeds, all of them go on.
                     self._changed.wait_for(functools.partial(self._other_than, which, down), _TRY_SECONDS)
                     down = self._down.get(which)
                 if down is None:

@@ -143,6 +143,26 @@ def test_puts_at_once_keep_their_connections(proxy: FaultyS3, tmp_path: Path, pu
     assert 0 < proxy.connections <= puts_at_once
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["never put before", "put before"])
+def test_puts_that_come_when_the_storage_is_back_wait_for_the_one_that_tries(
+    proxy: FaultyS3, tmp_path: Path, first: bool
+) -> None:
+    """Else a spool that filled would be tried again only after the sweep's pause."""
+    staging = staging_at(proxy.endpoint, tmp_path, attempts=1)
+    if not first:
+        put(staging, b"x")
+    proxy.fail("no-bucket")  # not SlowDown, after which the client itself goes slowly
+    with pytest.raises(StagingDown):
+        put(staging, b"x", KEY.replace("11", "12"))
+    staging._storage._down[""] = staging._storage._down[""]._replace(until=0.0)
+    proxy.fail("slow", times=1, seconds=0.2)
+    proxy.requests.clear()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: put(staging, b"x", KEY.replace("11", f"2{number}")), range(8)))
+    assert [one.fault for one in proxy.requests].count("slow") == 1
+    assert len(list(staging.scan())) == 9 - first
+
+
 def test_a_bucket_is_never_made_unasked(server: SeaweedFS, tmp_path: Path) -> None:
     options = Staging(kind="s3", bucket="unit-absent", endpoint=server.endpoint)
     staging = S3Staging(options, lambda: StorageKeys(*KEYS), scratch=tmp_path)
