@@ -158,10 +158,17 @@ def send(port: int, associations: int, objects: int, run: int) -> dict[str, Any]
     return figures
 
 
-def drain(server: SeaweedFS, folder: Path, *, quick: bool) -> dict[str, Any]:
-    """How fast a spool empties into the bucket that filled while it was away."""
+def drains(server: SeaweedFS, folder: Path, *, quick: bool) -> dict[str, Any]:
+    """How fast a spool that filled while the bucket was away empties into it: median of several, and the slowest."""
+    found = sorted(drain(server, folder / f"drain-{turn}", quick=quick) for turn in range(1 if quick else 5))
+    objects, megabytes = found[len(found) // 2]
+    return {"objects_per_second": objects, "megabytes_per_second": megabytes, "slowest_per_second": found[0][0]}
+
+
+def drain(server: SeaweedFS, folder: Path, *, quick: bool) -> tuple[float, float]:
+    """Objects and megabytes a second of one."""
     with Node(
-        folder / "drain",
+        folder,
         sections={"staging": server.section(hot_seconds=0.0), "routing": {"default": []}},
         environment=server.environment(),
     ) as node:
@@ -176,10 +183,8 @@ def drain(server: SeaweedFS, folder: Path, *, quick: bool) -> dict[str, Any]:
         first, begun = staged(node), time.perf_counter()
         wait_until(lambda: staged(node) >= total, "all of them", 300, every_seconds=0.05)
         seconds = time.perf_counter() - begun
-        return {
-            "objects_per_second": (total - first) / seconds,
-            "megabytes_per_second": (total - first) * figures["bytes"] / figures["objects"] / seconds / 1e6,
-        }
+        per_second = (total - first) / seconds
+        return per_second, per_second * figures["bytes"] / figures["objects"] / 1e6
 
 
 def staged(node: Node) -> int:
@@ -199,7 +204,7 @@ def main() -> int:
         figures = {
             "puts": puts(server, folder, quick=given.quick, rounds=given.rounds or (3 if given.quick else 5)),
             "receive": receive(server, folder, quick=given.quick),
-            "drain": drain(server, folder, quick=given.quick),
+            "drain": drains(server, folder, quick=given.quick),
         }
     missed = [one for one in figures["puts"] if one["ratio"] < TARGET]
     if given.json:
@@ -217,7 +222,10 @@ def main() -> int:
             f"p50 {one['p50_seconds'] * 1e3:.1f} ms, p99 {one['p99_seconds'] * 1e3:.1f} ms"
         )
     one = figures["drain"]
-    print(f"drain: {one['objects_per_second']:.0f}/s, {one['megabytes_per_second']:.1f} MB/s")
+    print(
+        f"drain: {one['objects_per_second']:.0f}/s, {one['megabytes_per_second']:.1f} MB/s, "
+        f"the slowest {one['slowest_per_second']:.0f}/s"
+    )
     return bool(missed)
 
 
