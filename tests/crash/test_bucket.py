@@ -1,8 +1,9 @@
-"""`kill -9` of the relay process around a put to a real bucket: nothing acknowledged is lost or stored twice."""
+"""`kill -9` around a put to a real bucket, and of a node that never returns: nothing the bucket has is lost."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.contract.test_jobs.postgres import Postgres
 from tests.peers.dcmtk import StoreScp, storescu
 from tests.peers.faulty_s3 import FaultyS3
 from tests.peers.node import Node, dimse
-from tests.peers.ports import wait_until
+from tests.peers.ports import free_port, wait_until
 from tests.peers.seaweed import BUCKET, KEYS, SeaweedFS
 from tests.samples import dataset_of, read_sample, write_ct_series, write_mr_series
 
@@ -108,3 +110,63 @@ def test_a_kill_around_a_put(
         found.append(dataset_of(body))
     assert sorted(found) == sorted(path.read_bytes()[read_sample(path).dataset_offset :] for path in sent)
     wait_until(lambda: relay.cli_json("verify")["good"] == len(sent), "every row names its object", 60)
+
+
+@pytest.mark.timeout(300)
+def test_a_node_that_is_lost_for_good(
+    tmp_path: Path, peers: ExitStack, server: Postgres, node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk too. What it had staged, and all that it answered with a receipt, the other delivers; what was only on
+    that disk is named, and is delivered when a modality sends it again."""
+    monkeypatch.setenv("MINIO_ACCESS_KEY", KEYS[0])
+    monkeypatch.setenv("MINIO_SECRET_KEY", KEYS[1])
+    monkeypatch.setenv("DATABASE_URL", server.create_database("lost_node").replace("+psycopg", ""))
+    monkeypatch.setenv("RELAYPACS_HASH_KEY", "k" * 40)
+    storage = peers.enter_context(SeaweedFS(tmp_path / "seaweed"))
+    archive = StoreScp(tmp_path / "archive", aet="ARCHIVE")
+    archive.port = free_port()
+
+    def of(name: str) -> Node:
+        return node(
+            name,
+            destinations=[dimse("archive", archive.port, archive.aet, retry="1000x1s")],
+            callers=[{"ae_title": "STAGED", "ack": "staged"}, {"ae_title": "*"}],
+            sections={
+                "node": {"name": name},
+                "staging": storage.section(hot_seconds=0.0),
+                "jobs": {"lease_seconds": 3},
+            },
+        )
+
+    one, two = of("one"), of("two")
+    staged = write_mr_series(tmp_path / "staged", 20, seed="staged")
+    waited_for = write_mr_series(tmp_path / "waited", 5, seed="waited for")
+    spooled = write_mr_series(tmp_path / "spooled", 5, seed="spooled")
+    assert storescu(one.port, staged).returncode == 0
+    wait_until(lambda: one.metric("relaypacs_staged_instances_total") == 20.0, "everything staged", 30)
+    assert storescu(one.port, waited_for, calling="STAGED").returncode == 0
+    storage.pause()
+    assert storescu(one.port, spooled).returncode == 0
+    wait_until(lambda: two.ledger()["received"] == 30, "rows", 20)
+    one.kill()
+    shutil.rmtree(one.state_dir)
+    storage.go_on()
+    with archive:
+        wait_until(lambda: two.ledger()["delivered"] == 25, "what is in the bucket, by the other", 90)
+        assert delivered(archive) == contents(staged + waited_for)
+        assert two.ledger()["pending"] == 5, "neither forgotten nor called failed"
+        assert storescu(two.port, spooled).returncode == 0
+        wait_until(lambda: two.ledger()["pending"] == 0, "what was sent again", 60)
+        wait_until(lambda: len(storage.objects()) == 30, "and stored", 30)
+    book = two.ledger()
+    assert (book["instances"], book["failed"], book["imbalance"]) == (30, 0, 0)
+    assert set(delivered(archive)) == set(contents(staged + waited_for + spooled))
+    wait_until(lambda: two.cli_json("verify")["good"] == 30, "every row names its object", 30)
+
+
+def contents(files: list[Path]) -> list[bytes]:
+    return sorted(dataset_of(path.read_bytes()) for path in files)
+
+
+def delivered(archive: StoreScp) -> list[bytes]:
+    return contents(archive.files())
