@@ -30,6 +30,14 @@ from tests.peers.seaweed import KEYS, READER, SeaweedFS
 
 KEY = "2026/01/02/study-00/11-22.dcm"
 FACTS = StagedFacts("ab" * 32, "a-1", "MR Ä", "RELAY", "10.0.0.7:1", 1790000000.5)
+FACTS_SAID = {
+    "digest": "ab" * 32,
+    "association-id": "a-1",
+    "calling-ae": "MR%20%C3%84",
+    "called-ae": "RELAY",
+    "peer": "10.0.0.7:1",
+    "received-at": "1790000000.5",
+}
 PART = 5 << 20
 serial = itertools.count()
 
@@ -84,7 +92,7 @@ def test_the_servers_own_headers_prove_encryption_and_checksum(
         sums = [hashlib.sha256(part).digest() for part in parts]
         expected = base64.b64encode(sums[0] if len(sums) == 1 else hashlib.sha256(b"".join(sums)).digest()).decode()
         assert head["ChecksumSHA256"] == expected + (f"-{len(sums)}" if len(sums) > 1 else "")
-        assert head["Metadata"]["sha256"] == hashlib.sha256(body).hexdigest()
+        assert head["Metadata"] == {"sha256": hashlib.sha256(body).hexdigest(), **FACTS_SAID}
         assert head["ContentType"] == "application/dicom"
         assert head["ContentLength"] == size
 

@@ -88,6 +88,35 @@ def test_every_request_is_as_amazon_describes_it(server: SeaweedFS, tmp_path: Pa
     } <= asked.keys()
 
 
+def test_init_asks_for_the_lifecycle_of_medical_records_and_for_no_public_access(server: SeaweedFS) -> None:
+    """Also of a service that does not accept it, as this one: what was asked for is looked at before it leaves."""
+    asked: dict[str, list[dict[str, Any]]] = {}
+
+    def look(params: dict[str, Any], model: Any, **_: object) -> None:
+        asked.setdefault(model.name, []).append(params)
+
+    options = Staging(kind="s3", bucket=f"unit-{next(serial)}", endpoint=server.endpoint, prefix="record")
+    storage = Storage(options, lambda: StorageKeys(*KEYS))
+    storage.client().meta.events.register("before-parameter-build.s3", look)
+    list(init(storage))
+    rules = [
+        rule for one in asked["PutBucketLifecycleConfiguration"] for rule in one["LifecycleConfiguration"]["Rules"]
+    ]
+    records = next(rule for rule in rules if rule["ID"] == "relaypacs-records")
+    assert records["Transitions"] == [
+        {"Days": 90, "StorageClass": "GLACIER_IR"},
+        {"Days": 365, "StorageClass": "DEEP_ARCHIVE"},
+    ]
+    uploads = next(rule for rule in rules if rule["ID"] == "relaypacs-uploads")
+    assert uploads["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    assert {(rule["Status"], rule["Filter"]["Prefix"]) for rule in (records, uploads)} == {("Enabled", "record/")}
+    (public,) = asked["PutPublicAccessBlock"]
+    assert sorted(public["PublicAccessBlockConfiguration"].items()) == [
+        *(("BlockPublicAcls", True), ("BlockPublicPolicy", True)),
+        *(("IgnorePublicAcls", True), ("RestrictPublicBuckets", True)),
+    ]
+
+
 def test_a_service_that_is_silent_is_given_up_after_its_time(proxy: FaultyS3, tmp_path: Path) -> None:
     staging = staging_at(proxy.endpoint, tmp_path, attempts=2, read_timeout_seconds=0.5)
     staging.check()
