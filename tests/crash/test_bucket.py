@@ -74,8 +74,8 @@ def test_a_kill_around_a_put(
         if point == "s3.part-put":
             some = write_ct_series(folder, 1, seed=seed, rows=2560, columns=2560)
         else:
-            # Enough to fill a segment, where one is to be freed.
-            some = write_mr_series(folder, 80 if point == "sweep.freed" else 8, seed=seed)
+            # Enough to fill a segment, where one is to be freed, and to be told to the job table in more than one go.
+            some = write_mr_series(folder, 80 if point.startswith("sweep.") else 8, seed=seed)
         sent.extend(some)
         draft = tmp_path / "draft"
         draft.write_text(f"{point}:{passage}")
