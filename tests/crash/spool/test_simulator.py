@@ -51,8 +51,10 @@ def test_the_reader_finds_in_a_folder_what_recovery_finds_in_bytes(tmp_path: Pat
             image = state[f"segments/{generation}.tar"]
             expected = scan_state(generation, image, state).records
             found, after = reader.read(Checkpoint(generation), committed_end=None)
+            # Behind a record of the last group that is no good the others come with the next reading.
+            while more := reader.read(after, committed_end=None)[0]:
+                found, after = found + more, reader.read(after, committed_end=None)[1]
             assert found == expected
-            assert reader.read(after, committed_end=None) == ([], after)
             read += len(found)
             assert reader.free(generation)
         assert reader.generations() == reader.quarantined() == []
