@@ -27,7 +27,7 @@ def message_groups(
     context_id: int, command: bytes, dataset: memoryview | None, max_pdu_bytes: int
 ) -> Iterator[list[bytes | memoryview]]:
     """The wire form of one DIMSE message as lists of buffers, each for one `sendmsg`: headers, and views of `dataset`
-    that copy nothing. The last fragment comes in the last list, alone but for a dataset of `GATHERED_BYTES` or less.
+    that copy nothing. The last fragment comes in the last list, without others of a dataset over `GATHERED_BYTES`.
 
     `command` is an encoded command set; `dataset` may be None (no dataset). `max_pdu_bytes` is the peer's Maximum
     Length Received, 0 for none; a PDU never says it is longer. Raises ValueError under `SMALLEST_MAX_PDU_BYTES`.

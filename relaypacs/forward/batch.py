@@ -21,6 +21,7 @@ from relaypacs.model import Claim, Deferred, Delivered, Failed, Outcome, Scope, 
 from relaypacs.policy.outcome import CORRUPT, OUT_OF_RESOURCES_IN_A_ROW, out_of_resources
 from relaypacs.policy.retry import JITTER, next_wait
 
+_FREED_TWICE = Deferred("this node freed the instance's bytes twice before they were sent: see its log", Scope.INSTANCE)
 Schedule = tuple[tuple[int, int], ...]
 REST_SECONDS = 1.0
 """A longer wait for the destination's pace is spent without an association: peers end one that is unused."""
@@ -125,10 +126,12 @@ class Batch:
 
     def report(self, claim: Claim, outcome: Outcome, started_at: float, finished_at: float) -> None:
         """A claim's outcome, once, with its times (seconds since the epoch)."""
-        if outcome is CORRUPT and claim.delivery_id not in self._moved and self._source.is_freed(claim):
+        if outcome is CORRUPT and self._source.is_freed(claim):
             # This process slept, and what it read has become another's: given back, and a new claim says where it is.
-            self._moved.add(claim.delivery_id)
-            return
+            if claim.delivery_id not in self._moved:
+                self._moved.add(claim.delivery_id)
+                return
+            outcome = _FREED_TWICE
         self.answered |= not (isinstance(outcome, Deferred) and outcome.scope is Scope.SITE)
         study = claim.study_instance_uid
         if isinstance(outcome, Deferred) and out_of_resources(outcome.status):
@@ -151,9 +154,9 @@ class Batch:
             except SegmentGone:
                 # It was staged since it was claimed: a new claim says where. Once; then it counts as an attempt.
                 if claim.delivery_id in self._moved:
-                    reason = "this node freed the instance's bytes twice before they were sent: see its log"
-                    self._unreadable(claim, Deferred(reason, Scope.INSTANCE))
-                self._moved.add(claim.delivery_id)
+                    self._unreadable(claim, _FREED_TWICE)
+                else:
+                    self._moved.add(claim.delivery_id)
                 raise Unreadable from None
             except DigestMismatch:
                 self._unreadable(claim, CORRUPT)

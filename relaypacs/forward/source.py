@@ -51,10 +51,13 @@ class ByteSource:
             yield Payload(file, stack.enter_context(_dataset(file, at)), at.dataset_crc32c)
 
     def is_freed(self, claim: Claim) -> bool:
-        """Whether the segment that a claim names is there no more. In this process a pin holds it; another, which
-        takes this one for dead, may free it."""
+        """Whether the segment that a claim names is there no more, as far as can be told. In this process a pin holds
+        it; another, which takes this one for dead, may free it."""
         generation = claim.location.generation
-        return generation is not None and generation not in self._reader.generations()
+        try:
+            return generation is not None and generation not in self._reader.generations()
+        except OSError:
+            return False
 
     def _cold(self, key: str, stack: ExitStack) -> memoryview:
         try:

@@ -16,7 +16,8 @@ from relaypacs.model import Committed
 from relaypacs.spool.format import Begun
 
 LEADERS = 4
-"""Groups written at once in a process: few threads don't wait for each other, which costs more than a sync does."""
+"""Groups written at once in a process, each to a segment of its own: so many threads commit without waiting for each
+other, which would cost more than the syncs that are shared."""
 MOST_RECORDS = 32
 """Records of one group at most."""
 

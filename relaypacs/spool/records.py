@@ -27,7 +27,7 @@ def begin_object(meta: ObjectMeta) -> Begun:
     except ValueError as problem:
         raise SpoolError(str(problem)) from problem
     association = _association(meta.association_id, meta.calling_ae, meta.called_ae, meta.peer)
-    sop_class, syntax = _kind(meta.sop_class_uid, meta.transfer_syntax_uid)
+    sop_class, syntax = _around_instance(meta.sop_class_uid, meta.transfer_syntax_uid)
     return begin_header(
         entry=meta.association_id,
         extension="dcm",
@@ -58,7 +58,7 @@ def _association(association_id: str, calling_ae: str, called_ae: str, peer: str
 
 
 @lru_cache(256)
-def _kind(sop_class: str, transfer_syntax: str) -> tuple[str, str]:
+def _around_instance(sop_class: str, transfer_syntax: str) -> tuple[str, str]:
     """The members before the SOP Instance UID, from the time on, and behind it."""
     return f',"class":{_text(sop_class)},"instance":', f',"syntax":{_text(transfer_syntax)}'
 

@@ -74,8 +74,11 @@ class HintSender:
                 return
             generation, end = committed.generation, committed.end
             if generation not in self._pending and len(self._pending) >= _MOST_PENDING:
-                self.dropped += 1
-                return
+                if not self._retrying:
+                    self._flush()
+                if len(self._pending) >= _MOST_PENDING:
+                    self.dropped += 1
+                    return
             self._pending[generation] = max(end, self._pending.get(generation, 0))
             if not self._retrying and not self._flush():
                 self._start_retrying()
@@ -111,12 +114,16 @@ class HintSender:
         return True
 
     def _start_retrying(self) -> None:
-        self._retrying = True
         if self._retrier is None:
-            self._retrier = threading.Thread(target=self._retry, name="hint-retry", daemon=True)
-            self._retrier.start()
+            retrier = threading.Thread(target=self._retry, name="hint-retry", daemon=True)
+            try:
+                retrier.start()
+            except RuntimeError:
+                return  # no thread is to be had now: the next hint tries again
+            self._retrier = retrier
         else:
             self._changed.notify()
+        self._retrying = True
 
     def _retry(self) -> None:
         wait = _FIRST_RETRY_SECONDS

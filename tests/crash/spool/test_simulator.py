@@ -52,9 +52,12 @@ def test_the_reader_finds_in_a_folder_what_recovery_finds_in_bytes(tmp_path: Pat
             expected = scan_state(generation, image, state).records
             found, after = reader.read(Checkpoint(generation), committed_end=None)
             # Behind a record of the last group that is no good the others come with the next reading.
-            while more := reader.read(after, committed_end=None)[0]:
-                found, after = found + more, reader.read(after, committed_end=None)[1]
+            more = found
+            while more:
+                more, after = reader.read(after, committed_end=None)
+                found = found + more
             assert found == expected
+            assert reader.read(after, committed_end=None) == ([], after)
             read += len(found)
             assert reader.free(generation)
         assert reader.generations() == reader.quarantined() == []

@@ -78,6 +78,24 @@ def test_what_waits_while_the_queue_is_full_is_merged_and_bounded(receiver, send
     assert ends[f"{4000:032x}"] == 100_049
 
 
+def test_without_a_thread_to_be_had_the_next_hint_tries_again(receiver, sender, monkeypatch):
+    def refuse(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for number in range(5000):
+            sender.send(committed(f"{number:032x}", 1))
+    while receiver.wait(0.05):
+        pass
+    sender.send(committed("f" * 32, 1))
+    ends = {}
+    while more := receiver.wait(0.5):
+        ends.update(more)
+    assert ends["f" * 32] == 1
+    assert ends[f"{4000:032x}"] == 1
+
+
 def test_an_absent_receiver_costs_nothing_and_is_counted(sender):
     sender.send(committed(ONE, 1))
     assert sender.dropped == 1
