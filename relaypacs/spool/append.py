@@ -2,8 +2,8 @@
 
 Made by `SpoolWriter.begin`, driven by the reception lane: `write` per received chunk, then `commit` with the last one,
 or `abandon`. Less than `held_bytes`, and what comes with the commit, is held until then and shares its `fdatasync` with
-others (`group`). More leases a segment and is written as it comes, at most one system call per chunk; at commit the rest
-with the end mark, then the header page, then one `fdatasync`. Only whole pages are written, so that no page of a
+others (`group`). More leases a segment and is written as it comes, at most one system call per chunk; at commit the
+rest with the end mark, then the header page, then one `fdatasync`. Only whole pages are written, so that no page of a
 recycled file is read first. It ends with `commit`, `abandon` or the first error.
 """
 
