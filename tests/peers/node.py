@@ -150,8 +150,10 @@ class Node:
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """Its log lines, decoded; only those of one event name if given."""
-        lines = (line for line in self.log().splitlines() if line.startswith("{"))
-        decoded: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        # What a process was writing when it was killed ends in the middle, and the next line begins there.
+        begins = '{"timestamp"'
+        lines = (line[line.rfind(begins) :] for line in self.log().splitlines() if begins in line)
+        decoded: list[dict[str, Any]] = [json.loads(line) for line in lines if line.endswith("}")]
         return [line for line in decoded if not name or line.get("event") == name]
 
     def get(self, path: str) -> tuple[int, str]:
