@@ -20,19 +20,22 @@ from tests.peers import redis
 from tests.peers.redis import RedisServer
 from tests.peers.seaweed import SeaweedFS
 
+RUNS_AT_RANDOM = 10
+REDIS_LOSSES = 2
 
-def _twice(where: Callable[[Point], bool]) -> list[Point]:
-    return [one for one in POINTS if where(one)] * CI.times
+
+def _each(where: Callable[[Point], bool]) -> list[Point]:
+    return [one for one in POINTS if where(one)]
 
 
 @pytest.mark.timeout(600)
 def test_kills_at_random_instants(tmp_path: Path) -> None:
-    judged([Kind.RANDOM] * CI.at_random, Setting(), tmp_path)
+    judged([Kind.RANDOM] * RUNS_AT_RANDOM, Setting(), tmp_path)
 
 
 @pytest.mark.timeout(600)
 def test_what_waits_for_a_destination_that_is_away_is_given_to_another(tmp_path: Path) -> None:
-    judged([*_twice(lambda one: one.away), *[Kind.RANDOM] * CI.times], Setting(away=True), tmp_path)
+    judged([*_each(lambda one: one.away), Kind.RANDOM], Setting(away=True), tmp_path)
 
 
 @pytest.mark.timeout(600)
@@ -41,7 +44,7 @@ def test_redis_is_killed_and_rows_are_forgotten(tmp_path: Path, peers: ExitStack
         pytest.skip("needs Debian's package redis-server")
     server = peers.enter_context(RedisServer(tmp_path / "redis"))
     judged(
-        [*_twice(lambda one: one.rows), *[Kind.REDIS] * CI.redis_losses],
+        [*_each(lambda one: one.rows), *[Kind.REDIS] * REDIS_LOSSES],
         Setting("none", "none", redis=server),
         tmp_path,
     )
@@ -52,7 +55,7 @@ def test_postgresql_is_stopped_at_once_and_a_modality_waits_for_object_storage(
     tmp_path: Path, server: Postgres, peers: ExitStack
 ) -> None:
     bucket = peers.enter_context(SeaweedFS(tmp_path / "seaweed"))
-    runs: list[Run] = [*_twice(lambda one: one.bucket), *[Kind.SERVER] * CI.server_stops]
+    runs: list[Run] = [*_each(lambda one: one.bucket), *[Kind.SERVER] * CI.server_stops]
     judged(runs, Setting(server=server, bucket=bucket, lease_seconds=SERVER_LEASE_SECONDS), tmp_path)
 
 
