@@ -229,8 +229,9 @@ def test_a_destination_that_takes_one_association_at_a_time_is_never_down(
     try:
         program.wait_ready(lambda: answers(port), 10)
         start([dimse(port, "one", associations=3, batch_instances=5, max_objects_per_second=25, idle_seconds=1)])
-        house.receive(90, to=("one",))
-        house.wait_states({State.DELIVERED: 90}, seconds=25)
+        # 6 s: a second association is asked for after 1 s, and left alone after 2 s more.
+        house.receive(150, to=("one",))
+        house.wait_states({State.DELIVERED: 150}, seconds=25)
     finally:
         program.stop()
     assert {one.attempts for one in house.deliveries()} == {1}

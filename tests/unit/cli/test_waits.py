@@ -11,7 +11,7 @@ from relaypacs.config import Destination
 from relaypacs.jobs.values import QueueRow
 from relaypacs.model import State
 
-NOW = time.time()
+NOW = time.mktime((2026, 3, 3, 12, 0, 30, 0, 0, -1))  # not at the turn of a minute
 PACS = Destination(name="pacs", kind="dimse", host="h", called_ae="PACS")
 
 
