@@ -29,7 +29,7 @@ class CountingPeer(ABC):
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", self.port))
-        self._accepting = threading.Thread(target=self._accept, name="counting-peer", daemon=True)
+        self._accepting = threading.Thread(target=self._accept, name="counting-peer-accept", daemon=True)
 
     def __enter__(self) -> Self:
         self._listener.listen(64)
