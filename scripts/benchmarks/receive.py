@@ -31,6 +31,7 @@ from pynetdicom.presentation import StoragePresentationContexts
 
 from relaypacs.dicom.part10 import file_head
 from scripts.lib.bench_figures import Row, Run, Target, table, verdicts
+from scripts.lib.bench_folder import spread
 from scripts.lib.bench_guard import Guard, end_on_signals
 from scripts.lib.bench_receivers import Discard, OrthancPeer, Receiver, Relay, StockAe, StoreScp
 from scripts.lib.bench_sender import CLASSES, EXPLICIT, Order, dataset, uid
@@ -270,7 +271,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=None, help="folder on the disk to use (default: /var/tmp)")
     given = parser.parse_args()
     end_on_signals()
-    folder = Path(tempfile.mkdtemp(prefix="bench-receive-", dir=given.dir or "/var/tmp"))
+    folder = spread(Path(tempfile.mkdtemp(prefix="bench-receive-", dir=given.dir or "/var/tmp")))
     bench = Bench(
         folder,
         rounds=given.rounds or (3 if given.quick else 5),

@@ -29,6 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.lib.bench_folder import spread
 from scripts.lib.bench_relays import (
     Destination,
     FolderDestination,
@@ -54,8 +55,6 @@ _QUICK_OBJECTS = {"ct": 60, "mr": 100}
 _QUICK_SHIPPED = 15
 _LONGEST_RUN_SECONDS = 300.0
 _QUIET_SECONDS = 0.5
-_DELETED_SECONDS = 6.0
-"""Ext4 searches around an inode that was deleted in the last 5 s: new files beside many of these cost twice the CPU."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +251,8 @@ class Bench:
         self.rows += rows.values()
         with ExitStack() as stack:
             folder = self._folder / scenario.name.replace(" ", "-").replace(",", "")
+            folder.mkdir()
+            spread(folder)
             relays = {}
             for number, name in enumerate(names):
                 to = self._destination(scenario.to, folder / f"to-{number}")
@@ -283,12 +284,10 @@ class Bench:
         return run
 
     def _clear(self, relays: Iterable[RelayUnderTest]) -> None:
-        """Delete what was relayed, between rounds, so that nobody pays for the files of the one before."""
+        """Put aside what was relayed, so that nobody pays for the files of the round before."""
         for relay in relays:
             relay.clear()
             relay.to.clear()
-        if not self._quick:
-            time.sleep(_DELETED_SECONDS)
 
     def verdicts(self) -> Iterator[dict[str, float | str | bool]]:
         """Each target with what was measured."""
@@ -348,7 +347,7 @@ def main() -> None:
     given = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):  # so that the programs are stopped as after Ctrl-C
         signal.signal(number, _end)
-    folder = Path(tempfile.mkdtemp(prefix="bench-relay-", dir=given.dir or "/var/tmp"))
+    folder = spread(Path(tempfile.mkdtemp(prefix="bench-relay-", dir=given.dir or "/var/tmp")))
     bench = Bench(folder, rounds=given.rounds or (1 if given.quick else 5), quick=given.quick)
     try:
         for scenario in SCENARIOS:

@@ -6,7 +6,6 @@ with that of children that ended, and the peak of resident memory since `reset_p
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from relaypacs.spool.reader import SpoolReader
+from scripts.lib.bench_folder import put_aside
 from tests.peers.dcmtk import STORESCP
 from tests.peers.node import RELAYPACS, to_toml
 from tests.peers.orthanc import Orthanc
@@ -148,9 +148,8 @@ class StoreScp(Receiver):
         return {"TCP_NODELAY": "1"} if self._tuned else {}
 
     def clear(self) -> None:
-        """Delete its files."""
-        for path in self._stored.iterdir():
-            path.unlink()
+        """Put its files aside."""
+        put_aside(self._stored)
 
 
 class StockAe(Receiver):
@@ -162,9 +161,8 @@ class StockAe(Receiver):
         return [sys.executable, _LIB / "bench_stock_ae.py", str(self.port), self.folder / "stored"]
 
     def clear(self) -> None:
-        """Delete its files."""
-        for path in (self.folder / "stored").iterdir():
-            path.unlink()
+        """Put its files aside."""
+        put_aside(self.folder / "stored")
 
 
 class Discard(Receiver):
@@ -196,7 +194,6 @@ class OrthancPeer(Receiver):
         started(self._program.pid)
 
     def stop(self) -> None:
-        """End it and delete what it stored."""
+        """End it."""
         self._orthanc.stop()
         self._program = None
-        shutil.rmtree(self.folder, ignore_errors=True)

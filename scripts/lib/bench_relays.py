@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from scripts.lib.bench_folder import put_aside
 from scripts.lib.bench_receivers import OrthancPeer, Receiver, StoreScp
 from tests.peers.dcmtk import DCMSEND
 from tests.peers.node import RELAYPACS, dicomweb, dimse, to_toml
@@ -52,6 +53,10 @@ class FolderDestination(StoreScp):
 class OrthancDestination(OrthancPeer):
     """Orthanc: counts what is in its index."""
 
+    def __init__(self, name: str, folder: Path, *, tuned: bool) -> None:
+        super().__init__(name, folder, tuned=tuned)
+        self._before = 0
+
     @property
     def web_url(self) -> str:
         """Base URL of its DICOMweb service."""
@@ -59,15 +64,15 @@ class OrthancDestination(OrthancPeer):
 
     def whole(self, least_bytes: int) -> int:
         """How many instances it stores."""
-        return self._orthanc.count()
+        return self.count()
 
     def count(self) -> int:
         """How many instances it stores."""
-        return self._orthanc.count()
+        return self._orthanc.count() - self._before
 
     def clear(self) -> None:
-        """Delete everything."""
-        self._orthanc.clear()
+        """Count from here: what it deletes would be in the way of what it stores next."""
+        self._before = self._orthanc.count()
 
 
 Destination = FolderDestination | OrthancDestination
@@ -182,6 +187,7 @@ class OrthancRelay(RelayUnderTest):
         super().__init__(name, folder, to)
         self.called = "ORTHANC"
         self._by_study = by_study
+        self._sent: set[str] = set()
         script = folder / "route.lua"
         script.write_text(_LUA)
         self._orthanc = Orthanc(
@@ -201,7 +207,9 @@ class OrthancRelay(RelayUnderTest):
     def pass_on(self) -> None:
         """Send the study."""
         if self._by_study:
-            body = json.dumps({"Resources": self._orthanc.get_json("/studies"), "Synchronous": True})
+            studies = set(self._orthanc.get_json("/studies"))
+            body = json.dumps({"Resources": list(studies - self._sent), "Synchronous": True})
+            self._sent = studies
             connection = http.client.HTTPConnection("127.0.0.1", self._orthanc.http_port, timeout=600)
             connection.request("POST", "/modalities/there/store", body)
             answer = connection.getresponse()
@@ -209,10 +217,6 @@ class OrthancRelay(RelayUnderTest):
             connection.close()
             if answer.status != 200:
                 raise SystemExit(f"{self.name}: Orthanc answered {answer.status}")
-
-    def clear(self) -> None:
-        """Delete everything it stores."""
-        self._orthanc.clear()
 
     def stop(self) -> None:
         """End it."""
@@ -254,7 +258,7 @@ class StoreThenSend(RelayUnderTest):
         self.passing_peak_bytes = used.ru_maxrss << 10
 
     def clear(self) -> None:
-        """Delete its files."""
+        """Put its files aside."""
         self._scp.clear()
 
     def stop(self) -> None:
@@ -273,6 +277,5 @@ class StockRelay(RelayUnderTest):
         return [sys.executable, _LIB / "bench_stock_relay.py", str(self.port), self.folder / "stored", *to]
 
     def clear(self) -> None:
-        """Delete its files."""
-        for path in (self.folder / "stored").iterdir():
-            path.unlink()
+        """Put its files aside."""
+        put_aside(self.folder / "stored")
