@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, func, select
 from relaypacs.jobs import carried
 from relaypacs.jobs.association_tables import REFUSED, association_log, proposal
 from relaypacs.jobs.chunks import chunks
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.inserts import upsert
 from relaypacs.jobs.schema import association, instance
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import AssociationEnd

@@ -15,7 +15,8 @@ from relaypacs.jobs import audit_gather, audit_rows
 from relaypacs.jobs.audit_dialect import LEAST_SECONDS, USUAL_SECONDS, lock_for_audit, writers
 from relaypacs.jobs.audit_rows import LOST_NODE, NOTHING_CHECKED, PRUNED, AuditRow, Checked, Entry, Wanted
 from relaypacs.jobs.audit_tables import audit, audit_mark
-from relaypacs.jobs.dialect import server_time, upsert
+from relaypacs.jobs.dialect import server_time
+from relaypacs.jobs.inserts import upsert
 
 _Transaction = Callable[[], AbstractContextManager[Connection]]
 _KEEP = "keep"

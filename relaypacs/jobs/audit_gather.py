@@ -18,7 +18,7 @@ from sqlalchemy.engine import Row
 from relaypacs.jobs.association_tables import association_log
 from relaypacs.jobs.audit_rows import MINOR, SERIOUS, SUCCESS, Entry
 from relaypacs.jobs.audit_tables import UNTOLD_RECEIVED, UNTOLD_REFUSED, audit_mark
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.inserts import upsert
 from relaypacs.jobs.schema import association, attempt, delivery, instance, tally
 from relaypacs.model import State
 

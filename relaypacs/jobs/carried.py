@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, select, tuple_
 
 from relaypacs.failpoint import reach
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.inserts import upsert
 from relaypacs.jobs.schema import association, delivery, forgotten, instance, tally
 
 CARRIED = "carried forward"

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Select, Update, and_, bindparam, select, upda
 from sqlalchemy.engine import Row
 
 from relaypacs.jobs.chunks import chunks
-from relaypacs.jobs.dialect import insert_rows
+from relaypacs.jobs.inserts import insert_rows
 from relaypacs.jobs.schema import READY, TIMED, attempt, delivery, instance, state_in
 from relaypacs.jobs.states import TRANSITIONS, Change
 from relaypacs.model import Claim, Deferred, Delivered, Location, Scope, Settlement, State

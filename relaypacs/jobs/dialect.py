@@ -1,4 +1,4 @@
-"""Everything that differs between databases; no other file of the job table asks which one it is on.
+"""Everything that differs between databases; beside `inserts` no other file of the job table asks which one it is on.
 
 SQLite: WAL, `synchronous=FULL`, foreign keys on. One connection writes, so threads of a process queue for it in order
 and its page cache stays warm; processes wait for each other by SQLite's own lock (`BEGIN IMMEDIATE`, busy timeout).
@@ -11,27 +11,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
     Engine,
-    Insert,
     Integer,
-    Table,
     create_engine,
     event,
     func,
-    insert,
     make_url,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -188,61 +180,6 @@ def is_overtaken(problem: BaseException) -> bool:
 
 _OVERTAKEN = frozenset({"23505", "40001", "40P01"})
 """unique_violation, serialization_failure, deadlock_detected (PostgreSQL, appendix A)."""
-
-
-def upsert(
-    connection: Connection,
-    table: Table,
-    rows: Sequence[Mapping[str, object]],
-    *,
-    replace: Sequence[str] = (),
-    add: Sequence[str] = (),
-    not_below: str = "",
-) -> None:
-    """Insert `rows`; where the primary key exists, overwrite the columns `replace` and increase `add` by the new value.
-
-    With neither, existing rows stay as they are; also where the column `not_below` has a higher value than the new one.
-    """
-    if rows:
-        connection.execute(_upsert(connection.dialect.name, table, tuple(replace), tuple(add), not_below), list(rows))
-
-
-@cache
-def _upsert(
-    database: str, table: Table, replace: tuple[str, ...], add: tuple[str, ...], not_below: str
-) -> postgresql.Insert | sqlite.Insert:
-    make = postgresql.insert if database == "postgresql" else sqlite.insert
-    statement = make(table)
-    changes: dict[str, ColumnElement[Any]] = {name: statement.excluded[name] for name in replace}
-    changes |= {name: table.c[name] + statement.excluded[name] for name in add}
-    key = [column.name for column in table.primary_key]
-    if not changes:
-        return statement.on_conflict_do_nothing(index_elements=key)
-    newer = statement.excluded[not_below] >= table.c[not_below] if not_below else None
-    return statement.on_conflict_do_update(index_elements=key, set_=changes, where=newer)
-
-
-def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
-    """Insert `rows`, all with the same columns, as fast as the database takes them: COPY on PostgreSQL."""
-    if not rows:
-        return
-    if connection.dialect.name != "postgresql":
-        connection.execute(_insert(table), list(rows))
-        return
-    columns = list(rows[0])
-    driver: Any = connection.connection.driver_connection
-    quote = connection.dialect.identifier_preparer.quote
-    with driver.cursor() as cursor:
-        names = ", ".join(map(quote, columns))
-        with cursor.copy(f"COPY {quote(table.name)} ({names}) FROM STDIN") as copy:
-            for row in rows:
-                # An enumeration's member goes as the text it is.
-                copy.write_row([str(one) if isinstance(one, StrEnum) else one for one in map(row.get, columns)])
-
-
-@cache
-def _insert(table: Table) -> Insert:
-    return insert(table)
 
 
 def keep_swept(connection: Connection, table: str) -> None:

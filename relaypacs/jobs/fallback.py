@@ -18,7 +18,7 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs.again import until_alone
 from relaypacs.jobs.delivery import move
 from relaypacs.jobs.destination_tables import outage
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.inserts import upsert
 from relaypacs.jobs.people import queue_anew
 from relaypacs.jobs.schema import OWED, delivery, instance, state_in
 from relaypacs.jobs.states import TRANSITIONS, Change

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, insert, select, true, update
+from sqlalchemy import Connection, Select, and_, bindparam, func, select, true, update
 
 from relaypacs.errors import RowsLost
 from relaypacs.failpoint import reach
@@ -19,7 +19,8 @@ from relaypacs.jobs import associations
 from relaypacs.jobs.batch import Batch, Leased, Version
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import LOCATION, supersede
-from relaypacs.jobs.dialect import insert_rows, may_lose_commits, upsert
+from relaypacs.jobs.dialect import may_lose_commits
+from relaypacs.jobs.inserts import insert_numbered, insert_rows, upsert
 from relaypacs.jobs.schema import LIVE, NOT_OVER, UNSTAGED, association, checkpoint, delivery, instance, tally
 from relaypacs.jobs.text import storable
 from relaypacs.jobs.values import Arrival, AssociationEnd, TakenIn
@@ -36,8 +37,6 @@ _STATES = (
     .where(delivery.c.instance_id.in_(bindparam("ids", expanding=True)))
     .order_by(delivery.c.id)
 )
-_INSERT = insert(instance).returning(instance.c.id, sort_by_parameter_order=True)
-_INSERT_LEASED = insert(delivery).returning(delivery.c.id, sort_by_parameter_order=True)
 _SINCE = (
     select(delivery.c.study_instance_uid, delivery.c.destination, func.min(delivery.c.study_at))
     .where(delivery.c.study_instance_uid.in_(bindparam("uids", expanding=True)), LIVE)
@@ -218,7 +217,7 @@ def _write_instances(connection: Connection, batch: Batch) -> None:
                 changed.setdefault(tuple(version.changes), []).append(version.changes | {"key": version.id})
     if new:
         rows = [one.row | one.changes for one in new if one.row is not None]
-        ids = connection.scalars(_INSERT, rows)
+        ids = insert_numbered(connection, instance, rows)
         for version, instance_id in zip(new, ids, strict=True):
             version.id = instance_id
     # The same statement for all rows that change in the same columns.
@@ -256,7 +255,7 @@ def _write_deliveries(connection: Connection, batch: Batch, leased: Leased | Non
     insert_rows(connection, delivery, rows[False])
     if not ours:
         return []
-    ids = connection.scalars(_INSERT_LEASED, rows[True])
+    ids = insert_numbered(connection, delivery, rows[True])
     return [_claim(version, row, key) for version, row, key in zip(ours, rows[True], ids, strict=True)]
 
 

@@ -19,7 +19,7 @@ from relaypacs.jobs.audit_rows import LOST_NODE
 from relaypacs.jobs.audit_tables import audit_mark
 from relaypacs.jobs.delivery import move
 from relaypacs.jobs.destination_tables import TO_BE_ASKED, outage, verification
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.inserts import upsert
 from relaypacs.jobs.leases import end_leases
 from relaypacs.jobs.schema import HOT, LIVE, OWED, PURGING, STAGED, checkpoint, delivery, instance, node
 from relaypacs.jobs.states import PENDING_STATES, Change

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Row
 from relaypacs.jobs.audit_rows import Entry, add
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import hasten, move, supersede
-from relaypacs.jobs.dialect import insert_rows, upsert
+from relaypacs.jobs.inserts import insert_rows, upsert
 from relaypacs.jobs.schema import LIVE, OWED, association, delivery, instance, state_in, tally
 from relaypacs.jobs.states import SELECTS, Change, Verb
 from relaypacs.jobs.text import storable

@@ -16,7 +16,7 @@ from relaypacs.failpoint import reach
 from relaypacs.jobs.audit_gather import ATTEMPTS
 from relaypacs.jobs.audit_tables import audit_mark
 from relaypacs.jobs.bytes import has_delivery, owed
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.inserts import upsert
 from relaypacs.jobs.schema import BARE, attempt, delivery, forgotten, instance
 from relaypacs.jobs.verification import forget_verified
 from relaypacs.model import State

@@ -18,7 +18,7 @@ from relaypacs.jobs.again import until_alone
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.delivery import move
 from relaypacs.jobs.destination_tables import TO_BE_ASKED, verification
-from relaypacs.jobs.dialect import upsert
+from relaypacs.jobs.inserts import upsert
 from relaypacs.jobs.people import queue_anew
 from relaypacs.jobs.schema import delivery, instance
 from relaypacs.jobs.states import LIVE_STATES, Change
