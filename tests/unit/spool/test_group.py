@@ -13,6 +13,7 @@ from relaypacs.errors import SpoolError
 from relaypacs.model import Checkpoint, Committed
 from relaypacs.spool.disk import Disk
 from relaypacs.spool.group import LEADERS, MOST_RECORDS
+from relaypacs.spool.segment import GROW_LEAST_BYTES
 from relaypacs.spool.writer import SpoolWriter
 from tests.unit.spool.made import data, meta, put, read_all, reader, writer
 
@@ -158,6 +159,22 @@ def test_a_failed_sync_fails_the_whole_group_and_nothing_of_it_is_found(tmp_path
     read = reader(tmp_path)
     found = [record.at for generation in read.generations() for record in read_all(read, generation)]
     assert found == [first]
+
+
+@pytest.mark.parametrize("size", [300 << 10, 440 << 10])
+def test_a_fresh_segment_grows_to_what_a_group_needs(tmp_path: Path, size: int) -> None:
+    """Written at once, as on blocks that exist: not payload, then header, with the file growing under both."""
+    disk = SlowDisk()
+    spool = writer(tmp_path, durable=True, disk=disk)
+    append = spool.begin(meta())
+    at = append.commit([data(size)])
+    *_, grown, written = disk.writes
+    assert (grown, written) == (GROW_LEAST_BYTES, at.offset)
+    assert disk.writes.count(at.offset) == 3  # end mark, first zeros, the object
+    again = spool.begin(meta(1)).commit([data(size)])
+    assert disk.writes[-1] == again.offset == at.end
+    spool.close()
+    assert [record.at for record in read_all(reader(tmp_path), at.generation)] == [at, again]
 
 
 def _group(folder: Path, count: int) -> tuple[Path, list[Committed]]:
