@@ -44,7 +44,7 @@ def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
         )
         length += len(header)
         filler = pad(length)
-        parts += (header, *record.pieces, filler)
+        parts += (memoryview(header), *record.pieces, filler)
         start, at = at, at + length + len(filler)
         places.append(Committed(segment.generation, number, start, at))
     end = at + PAGE
@@ -108,9 +108,10 @@ def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, first: by
     length = len(header) + record.length
     filler = pad(length)
     end = segment.offset + length + len(filler)
-    page, behind = [header, first], [*record.pieces, filler, segment.end_mark]
+    page: list[bytes | memoryview] = [memoryview(header), first]
+    behind = [*record.pieces, filler, segment.end_mark]
     if length <= PAGE:
-        page, behind = [header, first, filler], [segment.end_mark]
+        page, behind = [*page, filler], [segment.end_mark]
     reach("append.commit")
     try:
         segment.write(behind, at)

@@ -71,7 +71,11 @@ def _ustar(name: str, size: int, typeflag: str, mtime: int = 0) -> str:
 
 _PAX_BYTES = _ustar("PaxHeaders/record", _BODY, "x").encode("ascii")
 # What `end_header` puts around what it knows: the page's text up to the entry's block, and that block.
-_BLANKS = b" " * (_BODY - _FIXED_AT - len("prev=00000000 chain=00000000") - 1) + b"\n"
+_SAID = (
+    b"29 size=%020d\n2019 comment=relaypacs/1 prev=%08x chain=00000000 crc=%08x length=%020d head=%04d "
+    b'{"generation":"%b","number":%d,"since":%d,%b}'
+)
+_BLANKS = b" " * (_BODY - 1) + b"\n"
 _ZEROS = bytes(100)
 _OWNER = _MODE_AND_OWNER.encode("ascii")
 _ENTRY_REST = f"\0 0{_MAGIC_AND_REST}".encode("ascii")
@@ -110,7 +114,7 @@ def entry_name(entry: str, extension: str) -> bytes:
 
 def end_header(
     begun: Begun, *, generation: bytes, number: int, since: int, previous: int, payload_length: int, payload_crc32c: int
-) -> tuple[bytes, int]:
+) -> tuple[bytearray, int]:
     """The header's bytes (`begun.payload_offset` of them) and their chain CRC, as record `number` of `generation`.
 
     `since` is the number of the first record made durable together with this one, `previous` the chain CRC of the
@@ -123,8 +127,9 @@ def end_header(
     numbers = b"%011o\0%011o\0" % (size if size < _USTAR_SIZE_LIMIT else 0, mtime & _USTAR_MTIME_MOST)
     # As in `_ustar`, which says the same in general.
     checksum = _ENTRY_SUM + (adler32(numbers, adler32(name)) & 0xFFFF)
-    before = b"%b29 size=%020d\n2019 comment=relaypacs/1 prev=%08x chain=" % (_PAX_BYTES, size, previous)
-    said = b' crc=%08x length=%020d head=%04d {"generation":"%b","number":%d,"since":%d,%b}' % (
+    said = _SAID % (
+        size,
+        previous,
         payload_crc32c,
         payload_length,
         head_length,
@@ -133,10 +138,12 @@ def end_header(
         since,
         members,
     )
-    zeros = _ZEROS[len(name) :]
-    behind = b"".join((said, _BLANKS[len(said) :], name, zeros, _OWNER, numbers, b"%06o" % checksum, _ENTRY_REST, head))
-    chain = crc32c(behind, crc32c(_NO_CRC, crc32c(before, previous, False), False), False)
-    return b"%b%08x%b" % (before, chain, behind), chain
+    blanks, zeros = _BLANKS[len(said) :], _ZEROS[len(name) :]
+    block = (name, zeros, _OWNER, numbers, b"%06o" % checksum, _ENTRY_REST)
+    header = bytearray().join((_PAX_BYTES, said, blanks, *block, head))
+    chain = crc32c(header, previous, False)
+    header[_CHAIN_IN_PAGE : _CHAIN_IN_PAGE + 8] = b"%08x" % chain
+    return header, chain
 
 
 @dataclass(frozen=True, slots=True)

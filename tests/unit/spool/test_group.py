@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -175,6 +176,22 @@ def test_a_fresh_segment_grows_to_what_a_group_needs(tmp_path: Path, size: int) 
     assert disk.writes[-1] == again.offset == at.end
     spool.close()
     assert [record.at for record in read_all(reader(tmp_path), at.generation)] == [at, again]
+
+
+def test_who_finds_no_place_and_then_nobody_who_has_one_leads_itself(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    spool = _ready(tmp_path, disk)
+    disk.let_go.clear()
+    leaders = Crowd(spool, LEADERS)
+    for _ in range(LEADERS):
+        assert disk.waiting.acquire(timeout=10)
+    with spool.together._lock:  # the next one has found no place, and can't be seen waiting yet
+        late = Crowd(spool, 1)
+        time.sleep(0.1)
+        disk.let_go.set()
+        leaders.join()
+    late.join()
+    assert len(late.at) == 1
 
 
 def _group(folder: Path, count: int) -> tuple[Path, list[Committed]]:
