@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectMeta:
+class ObjectMeta(NamedTuple):
     """What reception knows of an object before its first dataset byte: the association and the C-STORE-RQ command."""
 
     association_id: str
@@ -26,8 +26,7 @@ class ObjectMeta:
     transfer_syntax_uid: str
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """A record that is durable: which segment (by generation), which record of it, and where it ends (bytes)."""
 
     generation: str

@@ -112,7 +112,8 @@ def _list_records(paths: list[Path], *, as_json: bool) -> None:
 
     found = [record for path in paths for record in walk(path, verify=False)]
     if as_json:
-        say.out_json([asdict(record) for record in found])
+        parts = ("at", "meta")
+        say.out_json([asdict(one) | {k: getattr(one, k)._asdict() for k in parts if hasattr(one, k)} for one in found])
         return
     rows = []
     for record in found:

@@ -8,7 +8,6 @@ file had there (polyglots) stops here.
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
 from typing import NamedTuple
 
 PREAMBLE_BYTES = 128
@@ -45,16 +44,22 @@ def file_head(sop_class: str, sop_instance: str, transfer_syntax: str, *, source
     `sop_class`, `sop_instance`, `transfer_syntax` are UIDs as negotiated and commanded, taken as they are;
     `source_ae` is the calling AE title (0002,0016), left out when blank. Characters outside ASCII become `?`.
     """
-    instance = sop_instance.encode("ascii", "replace")
-    if len(instance) % 2:
-        instance += b"\0"
-    before, after = _around(sop_class, transfer_syntax, source_ae, len(instance))
+    instance = uid_value(sop_instance)
+    before, after = around_instance(sop_class, transfer_syntax, source_ae=source_ae, instance_length=len(instance))
     return b"%b%b%b" % (before, instance, after)
 
 
-@lru_cache(512)
-def _around(sop_class: str, transfer_syntax: str, source_ae: str, instance_length: int) -> tuple[bytes, bytes]:
-    """What is before and behind the value of the SOP Instance UID: the same for objects of a presentation context."""
+def uid_value(uid: str) -> bytes:
+    """A UID as its element's value (PS3.5 9.1); what isn't ASCII becomes `?`."""
+    raw = uid.encode("ascii", "replace")
+    return raw + b"\0" if len(raw) % 2 else raw
+
+
+def around_instance(
+    sop_class: str, transfer_syntax: str, *, source_ae: str, instance_length: int
+) -> tuple[bytes, bytes]:
+    """What `file_head` puts before and behind the SOP Instance UID's value of so many bytes: the same for all objects
+    of a presentation context whose UIDs are as long."""
     before = b"\x02\x00\x01\x00OB\x00\x00\x02\x00\x00\x00\x00\x01" + _element(0x0002, b"UI", sop_class, b"\0")
     before += _header(0x0003, b"UI", instance_length)
     after = (

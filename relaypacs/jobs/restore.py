@@ -91,7 +91,7 @@ def _associated(connection: Connection, arrivals: Sequence[Arrival]) -> list[Arr
 
 def _made_up(arrival: Arrival) -> Arrival:
     meta = arrival.record.meta
-    meta = replace(meta, association_id=f"restored {meta.calling_ae}".strip(), peer="")
+    meta = meta._replace(association_id=f"restored {meta.calling_ae}".strip(), peer="")
     return replace(arrival, record=replace(arrival.record, meta=meta))
 
 

@@ -61,16 +61,19 @@ class Append:
         self.dataset_length = 0
         """Bytes of the dataset so far."""
         self._crc = 0
-        self._first = b""
         self._held: list[bytes] = []
         self._held_bytes = 0
-        self._at = self._started = 0
-        self._next_look = SPACE_EVERY_BYTES
+        # Of a leased segment, set with it:
+        self._at: int
+        self._started: int
+        self._next_look: int
+        self._first: bytes
 
     def write(self, fragments: Sequence[bytes | memoryview]) -> None:
         """Append dataset bytes in order; none is looked at after the return. SpoolFull over the limit or without
         space, SpoolError; then it is over."""
-        self._go_on()
+        if self._over:
+            raise SpoolError("the object has already ended")
         if len(fragments) >= HELD_PIECES:
             fragments = (b"".join(fragments),)
         self._count(fragments)
@@ -143,6 +146,7 @@ class Append:
             self._over = True
             raise
         self._at = self._started = segment.offset + PAGE
+        self._next_look = SPACE_EVERY_BYTES
         return segment
 
     def commit(self, last: Sequence[bytes | memoryview] = ()) -> Committed:
@@ -157,7 +161,8 @@ class Append:
 
     def finish(self, last: Sequence[bytes | memoryview] = ()) -> tuple[Segment | None, Whole]:
         """Nothing more is written: the leased segment, if there is one, and what is left to commit. For `commit`."""
-        self._go_on()
+        if self._over:
+            raise SpoolError("the object has already ended")
         if len(last) + len(self._held) >= HELD_PIECES or sum(map(len, last)) > LAST_BYTES:
             self.write(last)
             last = ()
@@ -172,7 +177,3 @@ class Append:
         segment, self._segment = self._segment, None
         if segment is not None:
             self._writer.give_back(segment)
-
-    def _go_on(self) -> None:
-        if self._over:
-            raise SpoolError("the object has already ended")

@@ -26,20 +26,35 @@ def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
     try:
         segment = writer.lease()
     except SpoolError as problem:
-        for record in group:
-            record.error = problem
+        _refuse(group, problem)
         return
     parts: list[bytes | memoryview] = []
+    places = []
     at, chain = segment.offset, segment.chain
-    ends = []
     for number, record in enumerate(group, segment.number):
-        header, chain = _header(segment, record, number=number, since=segment.number, previous=chain)
-        length = len(header) + record.length
+        begun, length = record.begun, record.length
+        header, chain = end_header(
+            begun,
+            generation=segment.stamp,
+            number=number,
+            since=segment.number,
+            previous=chain,
+            payload_length=length,
+            payload_crc32c=record.crc32c,
+        )
+        length += len(header)
         filler = pad(length)
-        parts += (header, *record.pieces, filler)
-        at += length + len(filler)
-        ends.append((at, chain))
-    if at + PAGE > segment.solid:
+        parts += (memoryview(header), *record.pieces, filler)
+        start, at = at, at + length + len(filler)
+        places.append(Committed(segment.generation, number, start, at))
+    end = at + PAGE
+    if end > segment.solid:
+        try:
+            writer.grow(segment, end - segment.offset)
+        except SpoolError as problem:
+            _refuse(group, problem)
+            return
+    if end > segment.solid:
         # A write could lack space, or leave a header without its payload: one by one, in the careful order.
         writer.give_back(segment)
         for record in group:
@@ -50,17 +65,20 @@ def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
     try:
         segment.write(parts, segment.offset)
         if writer.durable:
-            segment.sync(at + PAGE)
+            segment.sync(end)
     except OSError as problem:
-        failure = writer.retire(segment, problem)
-        for record in group:
-            record.error = failure
+        _refuse(group, writer.retire(segment, problem))
         return
     reach("append.synced")
-    for record, (end, chain) in zip(group, ends, strict=True):
-        record.at = last = Committed(segment.generation, segment.number, segment.offset, end)
-        segment.advance(end, chain)
-    writer.committed(segment, last)
+    for record, place in zip(group, places, strict=True):
+        record.at = place
+    segment.advance(at, chain, len(places))
+    writer.committed(segment, places[-1])
+
+
+def _refuse(group: Sequence[Whole], problem: SpoolError) -> None:
+    for record in group:
+        record.error = problem
 
 
 def _commit_one(writer: SpoolWriter, record: Whole) -> None:
@@ -77,13 +95,23 @@ def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, first: by
 
     SpoolFull if there is no space for its end; SpoolError if the disk failed.
     """
-    header, chain = _header(segment, record, number=segment.number, since=segment.number, previous=segment.chain)
+    number = segment.number
+    header, chain = end_header(
+        record.begun,
+        generation=segment.stamp,
+        number=number,
+        since=number,
+        previous=segment.chain,
+        payload_length=record.length,
+        payload_crc32c=record.crc32c,
+    )
     length = len(header) + record.length
     filler = pad(length)
     end = segment.offset + length + len(filler)
-    page, behind = [header, first], [*record.pieces, filler, segment.end_mark]
+    page: list[bytes | memoryview] = [memoryview(header), first]
+    behind = [*record.pieces, filler, segment.end_mark]
     if length <= PAGE:
-        page, behind = [header, first, filler], [segment.end_mark]
+        page, behind = [*page, filler], [segment.end_mark]
     reach("append.commit")
     try:
         segment.write(behind, at)
@@ -97,7 +125,7 @@ def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, first: by
         raise writer.retire(segment, problem) from problem
     reach("append.synced")
     committed = Committed(segment.generation, segment.number, segment.offset, end)
-    segment.advance(end, chain)
+    segment.advance(end, chain, 1)
     writer.committed(segment, committed)
     return committed
 
@@ -113,15 +141,3 @@ def split(pieces: Sequence[bytes | memoryview], room: int) -> tuple[bytes, list[
         if missing < len(piece):
             rest.append(memoryview(piece)[missing:] if missing else piece)
     return first, rest
-
-
-def _header(segment: Segment, record: Whole, *, number: int, since: int, previous: int) -> tuple[bytes, int]:
-    return end_header(
-        record.begun,
-        generation=segment.generation,
-        number=number,
-        since=since,
-        previous=previous,
-        payload_length=record.length,
-        payload_crc32c=record.crc32c,
-    )

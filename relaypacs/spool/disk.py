@@ -50,18 +50,20 @@ class Disk:
         return True
 
     def write(self, fd: int, buffers: Sequence[bytes | memoryview], at: int) -> None:
-        """Write all of `buffers`, one behind the other, at `at`; one call unless the kernel writes short."""
-        if len(buffers) > MOST_BUFFERS:
-            buffers = (b"".join(buffers),)
-        total = sum(map(len, buffers))
-        done = os.pwritev(fd, buffers, at)
-        if done < total:
-            rest = memoryview(b"".join(buffers))
-            while done < total:
-                more = os.pwrite(fd, rest[done:], at + done)
-                if more == 0:
-                    raise OSError(errno.EIO, "the file takes no more bytes")
-                done += more
+        """Write all of `buffers`, one behind the other, at `at`, from the first to the last: one call for each
+        `MOST_BUFFERS`, unless the kernel writes short."""
+        for first in range(0, len(buffers), MOST_BUFFERS):
+            some = buffers[first : first + MOST_BUFFERS] if len(buffers) > MOST_BUFFERS else buffers
+            total = sum(map(len, some))
+            done = os.pwritev(fd, some, at)
+            if done < total:
+                rest = memoryview(b"".join(some))
+                while done < total:
+                    more = os.pwrite(fd, rest[done:], at + done)
+                    if more == 0:
+                        raise OSError(errno.EIO, "the file takes no more bytes")
+                    done += more
+            at += total
 
     def read(self, fd: int, length: int, at: int) -> bytes:
         """`length` bytes at `at`, fewer only at the end of the file."""

@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import adler32
 
@@ -54,6 +53,7 @@ def align(value: int, unit: int) -> int:
     return (value + unit - 1) & -unit
 
 
+_USTAR_MTIME_MOST = 0o77777777777
 _MODE_AND_OWNER = "0000600\0" + "0000000\0" * 2
 _MAGIC_AND_REST = "ustar\x0000".rjust(108, "\0").ljust(355, "\0")
 _CONSTANT_SUM = sum(f"{_MODE_AND_OWNER}{_MAGIC_AND_REST}        ".encode("ascii"))
@@ -61,7 +61,7 @@ _CONSTANT_SUM = sum(f"{_MODE_AND_OWNER}{_MAGIC_AND_REST}        ".encode("ascii"
 
 def _ustar(name: str, size: int, typeflag: str, mtime: int = 0) -> str:
     """A ustar header block (POSIX.1-1988) in ASCII. `size` of 8 GiB and more is left to the pax record."""
-    numbers = f"{size if size < _USTAR_SIZE_LIMIT else 0:011o}\0{max(0, mtime) & 0o77777777777:011o}\0"
+    numbers = f"{size if size < _USTAR_SIZE_LIMIT else 0:011o}\0{max(0, mtime) & _USTAR_MTIME_MOST:011o}\0"
     # The checksum is over all bytes, itself as blanks; most of them are the same in every header. The lower half of
     # an Adler-32 (RFC 1950) is the sum of some bytes and 1: these come to less than its modulus of 65521.
     checksum = _CONSTANT_SUM + (adler32(f"{name}{numbers}{typeflag}".encode("ascii")) & 0xFFFF) - 1
@@ -69,15 +69,25 @@ def _ustar(name: str, size: int, typeflag: str, mtime: int = 0) -> str:
     return f"{padded}{_MODE_AND_OWNER}{numbers}{checksum:06o}\0 {typeflag}{_MAGIC_AND_REST}"
 
 
-_PAX_HEADER = _ustar("PaxHeaders/record", _BODY, "x")
+_PAX_BYTES = _ustar("PaxHeaders/record", _BODY, "x").encode("ascii")
+# What `end_header` puts around what it knows: the page's text up to the entry's block, and that block.
+_SAID = (
+    b"29 size=%020d\n2019 comment=relaypacs/1 prev=%08x chain=00000000 crc=%08x length=%020d head=%04d "
+    b'{"generation":"%b","number":%d,"since":%d,%b}'
+)
+_BLANKS = b" " * (_BODY - 1) + b"\n"
+_ZEROS = bytes(100)
+_OWNER = _MODE_AND_OWNER.encode("ascii")
+_ENTRY_REST = f"\0 0{_MAGIC_AND_REST}".encode("ascii")
+_ENTRY_SUM = _CONSTANT_SUM + ord("0") - 1
 
 
 class Begun(NamedTuple):
     """A record's header as far as it is known before its first dataset byte; `end_header` makes it whole."""
 
-    entry: str
+    entry: bytes
     mtime: int
-    members: str
+    members: bytes
     head: bytes
 
     @property
@@ -86,43 +96,54 @@ class Begun(NamedTuple):
         return HEADER_BYTES + len(self.head)
 
 
-def begin_header(*, entry: str, extension: str, mtime: float, members: str, head: bytes) -> Begun:
-    """Prepare a record: an entry named after `entry`, holding `head` and then the payload.
+def begin_header(entry: bytes, mtime: float, members: str, head: bytes) -> Begun:
+    """Prepare a record: an entry named `entry` (of `entry_name`), holding `head` and then the payload.
 
     `members` is what the record says, as the inside of a JSON object in ASCII; `mtime` is in seconds. SpoolError
     where they exceed the page.
     """
     if len(members) > _MEMBERS_LIMIT or len(head) > HEAD_LIMIT:
         raise SpoolError("the object's identifiers are longer than any legal ones and don't fit into a spool record")
-    return Begun(f"{_safe(entry)}.{extension}", int(mtime), members, head)
+    return Begun(entry, int(mtime) if mtime > 0 else 0, members.encode("ascii"), head)
 
 
-@lru_cache(1024)
-def _safe(entry: str) -> str:
-    return re.sub(r"[^A-Za-z0-9-]", "_", entry[:48]) or "_"
+def entry_name(entry: str, extension: str) -> bytes:
+    """How a record's entry is named, behind its generation and number: after `entry`, in letters that harm nowhere."""
+    return (f"{re.sub(r'[^A-Za-z0-9-]', '_', entry[:48]) or '_'}.{extension}").encode("ascii")
 
 
 def end_header(
-    begun: Begun, *, generation: str, number: int, since: int, previous: int, payload_length: int, payload_crc32c: int
-) -> tuple[bytes, int]:
+    begun: Begun, *, generation: bytes, number: int, since: int, previous: int, payload_length: int, payload_crc32c: int
+) -> tuple[bytearray, int]:
     """The header's bytes (`begun.payload_offset` of them) and their chain CRC, as record `number` of `generation`.
 
     `since` is the number of the first record made durable together with this one, `previous` the chain CRC of the
     record before (0 for the first).
     """
     entry, mtime, members, head = begun
-    size = len(head) + payload_length
-    said = (
-        f"{_PAX_HEADER}29 size={size:020d}\n{_COMMENT}prev={previous:08x} chain=00000000 "
-        f"crc={payload_crc32c:08x} length={payload_length:020d} head={len(head):04d} "
-        f'{{"generation":"{generation}","number":{number},"since":{since},{members}}}'
-    ).ljust(_ENTRY_AT - 1)
-    block = _ustar(f"{generation[:ENTRY_PREFIX]}-{number:06d}-{entry}", size, "0", mtime)
-    header = bytearray(f"{said}\n{block}".encode("ascii"))
-    header += head
+    head_length = len(head)
+    size = head_length + payload_length
+    name = b"%b-%06d-%b" % (generation[:ENTRY_PREFIX], number, entry)
+    numbers = b"%011o\0%011o\0" % (size if size < _USTAR_SIZE_LIMIT else 0, mtime & _USTAR_MTIME_MOST)
+    # As in `_ustar`, which says the same in general.
+    checksum = _ENTRY_SUM + (adler32(numbers, adler32(name)) & 0xFFFF)
+    said = _SAID % (
+        size,
+        previous,
+        payload_crc32c,
+        payload_length,
+        head_length,
+        generation,
+        number,
+        since,
+        members,
+    )
+    blanks, zeros = _BLANKS[len(said) :], _ZEROS[len(name) :]
+    block = (name, zeros, _OWNER, numbers, b"%06o" % checksum, _ENTRY_REST)
+    header = bytearray().join((_PAX_BYTES, said, blanks, *block, head))
     chain = crc32c(header, previous, False)
     header[_CHAIN_IN_PAGE : _CHAIN_IN_PAGE + 8] = b"%08x" % chain
-    return bytes(header), chain
+    return header, chain
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ costs one sync for many. The records of a group are durable together or not at a
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -45,41 +46,52 @@ class GroupCommit:
         self._write = write
         self._lock = threading.Lock()
         self._waiting: list[Whole] = []
-        self._leaders = 0
+        self._places = deque([None] * LEADERS)
+        """One for each group that may still start; taken and given without the lock, as a deque's ends are atomic. It
+        is given before `_waiting` is looked at, and asked for after `_waiting` was added to: nobody is missed."""
 
     def commit(self, record: Whole) -> Committed:
         """Return when the record is durable. SpoolError, SpoolFull."""
-        with self._lock:
-            if self._leaders < LEADERS:
-                self._leaders += 1
-                record.led = (record,)
-            else:
-                record.gate = threading.Lock()
-                record.gate.acquire()
-                self._waiting.append(record)
-        if record.gate is not None:
-            record.gate.acquire()
-        if record.led:
-            self._lead(record.led)
+        group: Sequence[Whole] = (record,)
+        try:
+            self._places.pop()
+        except IndexError:
+            group = self._wait(record)
+        if group:
+            try:
+                self._write(group)
+            finally:
+                self._places.append(None)
+                if self._waiting:
+                    self._call()
+                for led in group:
+                    if led.gate is not None and led is not record:
+                        led.gate.release()
         if record.at is None:
             raise record.error or SpoolError("the record's group could not be written")
         return record.at
 
-    def _lead(self, group: Sequence[Whole]) -> None:
-        try:
-            self._write(group)
-        finally:
-            with self._lock:
-                following, self._waiting = self._waiting[:MOST_RECORDS], self._waiting[MOST_RECORDS:]
-                if not following:
-                    self._leaders -= 1
-            if following:
-                following[0].led = following
-                _open(following[0])
-            for record in group[1:]:
-                _open(record)
+    def _wait(self, record: Whole) -> Sequence[Whole]:
+        """Return when somebody has written the record, or with the group that this thread has to write."""
+        record.gate = threading.Lock()
+        record.gate.acquire()
+        with self._lock:
+            self._waiting.append(record)
+        self._call()  # a place may have become free before this one could be seen
+        record.gate.acquire()
+        return record.led
 
-
-def _open(record: Whole) -> None:
-    if record.gate is not None:
-        record.gate.release()
+    def _call(self) -> None:
+        """Let the first of those that wait lead, if there is a place."""
+        with self._lock:
+            if not self._waiting:
+                return
+            try:
+                self._places.pop()
+            except IndexError:
+                return
+            group, self._waiting = self._waiting[:MOST_RECORDS], self._waiting[MOST_RECORDS:]
+        first = group[0]
+        first.led = group
+        if first.gate is not None:
+            first.gate.release()

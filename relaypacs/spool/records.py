@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _text
 
-from relaypacs.dicom.part10 import file_head
+from relaypacs.dicom.part10 import around_instance, uid_value
 from relaypacs.errors import SpoolError
 from relaypacs.model import Committed, EventRecord, ObjectMeta, ObjectRecord, Record
-from relaypacs.spool.format import HEADER_BYTES, Begun, Header, begin_header
+from relaypacs.spool.format import HEADER_BYTES, Begun, Header, begin_header, entry_name
 
 MAX_EVENT_BYTES = 1 << 20
 """Largest event, in bytes of JSON."""
@@ -22,45 +22,43 @@ MAX_EVENT_BYTES = 1 << 20
 
 def begin_object(meta: ObjectMeta) -> Begun:
     """The header of a received object; its payload is the dataset. SpoolError where `meta` doesn't fit."""
-    try:
-        head = file_head(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, source_ae=meta.calling_ae)
-    except ValueError as problem:
-        raise SpoolError(str(problem)) from problem
-    association = _association(meta.association_id, meta.calling_ae, meta.called_ae, meta.peer)
-    sop_class, syntax = _around_instance(meta.sop_class_uid, meta.transfer_syntax_uid)
-    return begin_header(
-        entry=meta.association_id,
-        extension="dcm",
-        mtime=meta.received_at,
-        members=f"{association}{float(meta.received_at)!r}{sop_class}{_text(meta.sop_instance_uid)}{syntax}",
-        head=head,
-    )
+    _, _, _, _, time, sop_class, uid, syntax = meta
+    instance = uid_value(uid)
+    entry, before, between, behind, head, head_end = _around(meta[:4], sop_class, syntax, len(instance))
+    members = f"{before}{float(time)!r}{between}{_text(uid)}{behind}"
+    return begin_header(entry, time, members, b"%b%b%b" % (head, instance, head_end))
 
 
 def begin_event(kind: str, time: float) -> Begun:
     """The header of an event; its payload is `event_payload`. `time` is in seconds since the epoch."""
-    return begin_header(
-        entry=kind,
-        extension="json",
-        mtime=time,
-        members=f'"event":{_text(kind)}',
-        head=b"",
-    )
+    return begin_header(entry_name(kind, "json"), time, f'"event":{_text(kind)}', b"")
 
 
-@lru_cache(256)
-def _association(association_id: str, calling_ae: str, called_ae: str, peer: str) -> str:
-    """The members that all objects of an association share, up to the time."""
+@lru_cache(512)
+def _around(
+    association: tuple[str, str, str, str], sop_class: str, transfer_syntax: str, instance_length: int
+) -> tuple[bytes, str, str, str, bytes, bytes]:
+    """What all objects of a presentation context share. `association`: its id, calling and called AE, peer.
+
+    The entry's name; the members before the time, between it and the SOP Instance UID, and behind that; the file's
+    head before and behind it.
+    """
+    association_id, calling_ae, called_ae, peer = association
+    try:
+        head, head_end = around_instance(
+            sop_class, transfer_syntax, source_ae=calling_ae, instance_length=instance_length
+        )
+    except ValueError as problem:
+        raise SpoolError(str(problem)) from problem
     return (
+        entry_name(association_id, "dcm"),
         f'"association":{_text(association_id)},"calling":{_text(calling_ae)},'
-        f'"called":{_text(called_ae)},"peer":{_text(peer)},"received":'
+        f'"called":{_text(called_ae)},"peer":{_text(peer)},"received":',
+        f',"class":{_text(sop_class)},"instance":',
+        f',"syntax":{_text(transfer_syntax)}',
+        head,
+        head_end,
     )
-
-
-@lru_cache(256)
-def _around_instance(sop_class: str, transfer_syntax: str) -> tuple[str, str]:
-    """The members before the SOP Instance UID, from the time on, and behind it."""
-    return f',"class":{_text(sop_class)},"instance":', f',"syntax":{_text(transfer_syntax)}'
 
 
 def event_payload(kind: str, time: float, body: Mapping[str, object]) -> bytes:

@@ -66,11 +66,14 @@ class Segment:
         "offset",
         "path",
         "solid",
+        "stamp",
     )
 
     def __init__(self, disk: Disk, fd: int, path: Path, generation: str, opened_at: float) -> None:
         self._disk, self._fd, self._opened_at = disk, fd, opened_at
         self.path, self.generation = path, generation
+        self.stamp = generation.encode("ascii")
+        """The generation, as a header says it."""
         self.offset, self.number, self.chain = 0, 0, 0
         self.end_mark = end_mark(generation, opened_at)
         self.idle_since = 0.0
@@ -94,22 +97,25 @@ class Segment:
             self._disk.sync(self._fd)
             self.solid = end
 
-    def grow(self, limit: int, most: int = GROW_MOST_BYTES) -> None:
-        """Where little of the file is left to write over, add zeros, durably: `most` bytes, to `limit` bytes in all.
+    def grow(self, limit: int, most: int = GROW_MOST_BYTES, *, room: int = GROW_LEAST_BYTES) -> None:
+        """Where less than `room` bytes of the file are left to write over, add zeros, durably: `most` bytes or what
+        `room` wants, to `limit` bytes in all.
 
         Costs less than letting every record grow the file, which makes each `fdatasync` wait for the journal.
         """
-        if self.solid - self.offset >= GROW_LEAST_BYTES or self.solid >= limit:
-            return
         at = self.solid
-        end = min(at + max(GROW_LEAST_BYTES, min(at, most)), align(limit, PAGE))
-        self.write((memoryview(_ZEROS)[: end - at],), at)
+        missing = self.offset + room - at
+        if missing <= 0 or at >= limit:
+            return
+        end = min(at + align(max(GROW_LEAST_BYTES, min(at, most), missing), PAGE), align(limit, PAGE))
+        zeros = memoryview(_ZEROS)
+        self.write([zeros[: end - start] for start in range(at, end, GROW_MOST_BYTES)], at)
         self.sync(end)
 
-    def advance(self, end: int, chain: int) -> None:
-        """The record that starts at `offset` is committed and ends at `end`."""
+    def advance(self, end: int, chain: int, records: int) -> None:
+        """So many records from `offset` on are committed; the last one ends at `end`, its chain CRC is `chain`."""
         self.offset, self.chain = end, chain
-        self.number += 1
+        self.number += records
 
     def seal(self) -> None:
         """Close for good. The mark says how many records there are; a crash may lose it, so it needs no sync."""

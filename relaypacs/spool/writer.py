@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from relaypacs.errors import SpoolError, SpoolFull
@@ -32,6 +33,8 @@ IDLE_SEGMENTS = 64
 """Segments kept open and unused, at most; it bounds file descriptors."""
 IDLE_SECONDS = 10.0
 """A segment unused for so long is sealed, so that it can be freed."""
+IDLE_LOOKS = 10
+"""How often in that time such segments are looked for."""
 PROBE_SECONDS = 1.0
 """How often, after a failure, the disk is tried again."""
 ROOMY_BYTES = 1 << 30
@@ -66,12 +69,14 @@ class SpoolWriter:
         self._idle_seconds, self._probe_seconds = idle_seconds, probe_seconds
         self._lock = threading.Lock()
         self._idle: deque[Segment] = deque()
+        """The pool, the last used at its right end; taken and given there without a lock: a deque's ends are atomic."""
+        self._next_look = 0.0
         self._unmarked: list[Segment] = []
         self._trouble = ""
         self._next_probe = 0.0
         self._roomy_until = 0.0
         self._closed = False
-        self.together = GroupCommit(lambda group: commit_together(self, group))
+        self.together = GroupCommit(partial(commit_together, self))
         """Where records that are still whole in memory are committed."""
         try:
             prepare(self._disk, folder)
@@ -84,7 +89,8 @@ class SpoolWriter:
             raise SpoolError("the spool is closed")
         if self._trouble and (refusal := self._trouble_now()):
             raise SpoolError(refusal)
-        self.check_space()
+        if time.monotonic() >= self._roomy_until:
+            self.check_space()
         return Append(self, begin_object(meta), self.max_object_bytes)
 
     def append_event(self, kind: str, time: float, body: Mapping[str, object]) -> Committed:
@@ -102,10 +108,7 @@ class SpoolWriter:
     def refusal(self) -> str | None:
         """Why a new object would be refused now, in one sentence, or None. Tries a failed disk again, and makes room
         by deleting segments kept for reuse."""
-        with self._lock:
-            old = self._too_old(time.monotonic())
-        for segment in old:
-            segment.seal()
+        self._seal_idle(time.monotonic())
         if trouble := self._trouble_now():
             return trouble
         try:
@@ -117,43 +120,46 @@ class SpoolWriter:
     def close(self) -> None:
         """Seal every idle segment; what was begun can still end, and its segment is then
         sealed. Nothing can begin any more."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, deque()
-        for segment in idle:
-            segment.seal()
+        self._closed = True
+        self._seal_idle(time.monotonic())
 
     # What follows is for `append` and `commit`.
 
     def lease(self) -> Segment:
         """A segment to append to, with room that needs no metadata to be written."""
-        with self._lock:
-            segment = self._idle.pop() if self._idle else None
-        if segment is None:
+        try:
+            segment = self._idle.pop()
+        except IndexError:
             try:
                 segment = self._open()
             except OSError as problem:
                 raise self._not_opened(problem) from problem
-        if self.durable:
-            try:
-                # Near the mark little at a time: many segments may grow at once.
-                segment.grow(self._segment_bytes, GROW_MOST_BYTES if self._roomy_until else GROW_LEAST_BYTES)
-            except OSError as problem:
-                if problem.errno not in FULL:
-                    raise self.retire(segment, problem) from problem
+        if segment.solid - segment.offset < GROW_LEAST_BYTES:
+            self.grow(segment, GROW_LEAST_BYTES)
         return segment
+
+    def grow(self, segment: Segment, room: int) -> None:
+        """Give a leased segment `room` bytes that need no metadata to be written; fewer at its end, or without space.
+        SpoolError if the disk failed: then the lease has ended."""
+        if not self.durable:
+            return
+        try:
+            # Near the mark little at a time: many segments may grow at once.
+            most = GROW_MOST_BYTES if self._roomy_until else GROW_LEAST_BYTES
+            segment.grow(self._segment_bytes, most, room=room)
+        except OSError as problem:
+            if problem.errno not in FULL:
+                raise self.retire(segment, problem) from problem
 
     def give_back(self, segment: Segment) -> None:
         """A lease ends and the segment is sound: for the next object, or sealed at its size."""
         now = segment.idle_since = time.monotonic()
-        with self._lock:
-            done = self._too_old(now)
-            if self._closed or segment.offset >= self._segment_bytes:
-                done.append(segment)
-            else:
-                self._idle.append(segment)
-        for sealed in done:
-            sealed.seal()
+        if segment.offset >= self._segment_bytes:
+            segment.seal()
+        else:
+            self._idle.append(segment)
+        if now >= self._next_look or self._closed or len(self._idle) > IDLE_SEGMENTS:
+            self._seal_idle(now)
 
     def failed(self, segment: Segment, problem: OSError) -> SpoolError:
         """A payload could not be written. The error to raise: SpoolFull leaves the segment in use."""
@@ -253,10 +259,15 @@ class SpoolWriter:
                 with self._lock:
                     self._unmarked.append(segment)
 
-    def _too_old(self, now: float) -> list[Segment]:
-        """Take the segments out of the pool that have been idle for long, or are too many. Call it with the lock."""
-        found = []
-        idle, before = self._idle, now - self._idle_seconds
-        while idle and (idle[0].idle_since < before or len(idle) >= IDLE_SEGMENTS):
-            found.append(idle.popleft())
-        return found
+    def _seal_idle(self, now: float) -> None:
+        """Seal the segments that have been idle for long, or are too many; all, when the spool is closed."""
+        self._next_look = now + self._idle_seconds / IDLE_LOOKS
+        before = now - self._idle_seconds
+        with self._lock:
+            # Meanwhile others take from the right end and add to it, so the left one may be gone, or be a younger one.
+            old = []
+            with contextlib.suppress(IndexError):
+                while self._closed or self._idle[0].idle_since < before or len(self._idle) > IDLE_SEGMENTS:
+                    old.append(self._idle.popleft())
+        for segment in old:
+            segment.seal()

@@ -34,6 +34,7 @@ _HEADER = """\
     except OSError as problem:
         raise writer.retire(segment, problem) from problem
 """
+_CAREFUL = "    if end > segment.solid:\n        # A write"
 _SYNC = "        self._disk.sync(self._fd)\n        if end > self.solid:\n"
 _SYNC_TWICE = """\
         try:
@@ -62,22 +63,20 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
         ),
     ),
     "no sync before the answer": (Edit("commit.py", "            segment.sync(end + PAGE)\n", "            pass\n"),),
-    "no sync before a group's answers": (
-        Edit("commit.py", "            segment.sync(at + PAGE)\n", "            pass\n"),
-    ),
+    "no sync before a group's answers": (Edit("commit.py", "            segment.sync(end)\n", "            pass\n"),),
     "a group's records claim that those before were durable": (
         Edit(
             "commit.py",
-            "number=number, since=segment.number, previous=chain)",
-            "number=number, since=number, previous=chain)",
+            "            since=segment.number,\n",
+            "            since=number,\n",
         ),
     ),
     "the last group is cut at its first bad record": (
         Edit("recover.py", "if resume is not None and look_behind:", "if False:"),
     ),
     "a group of which a write may lack space is written at once": (
-        Edit("commit.py", "if at + PAGE > segment.solid:", "if False:"),
-        Edit("commit.py", "failure = writer.retire(segment, problem)", "failure = writer.failed(segment, problem)"),
+        Edit("commit.py", _CAREFUL, _CAREFUL.replace("end > segment.solid", "False")),
+        Edit("commit.py", "writer.retire(segment, problem))", "writer.failed(segment, problem))"),
     ),
     "a failed sync is tried again": (Edit("segment.py", _SYNC, _SYNC_TWICE),),
     "a failed segment is neither marked nor proved": (

@@ -2,7 +2,6 @@
 
 import re
 import time
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -94,7 +93,7 @@ def test_an_object_that_could_not_be_read_goes_by_its_association():
 
 
 def test_a_blank_ae_title_matches_no_pattern():
-    assert not matches(meta=replace(META, calling_ae=""), calling_ae="*")
+    assert not matches(meta=META._replace(calling_ae=""), calling_ae="*")
 
 
 def test_ae_titles_compare_as_reception_compares_them():

@@ -33,7 +33,7 @@ metas = st.builds(
 def _page(meta: ObjectMeta, *, number: int = 0, previous: int = 0, length: int = 0, crc: int = 0) -> bytes:
     page, _ = end_header(
         begin_object(meta),
-        generation=GENERATION,
+        generation=GENERATION.encode(),
         number=number,
         since=number // 2,
         previous=previous,
@@ -138,7 +138,7 @@ def test_event_round_trips(kind: str, time: float, body: dict[str, object]) -> N
     payload = event_payload(kind, time, body)
     page, _ = end_header(
         begin_event(kind, time),
-        generation=GENERATION,
+        generation=GENERATION.encode(),
         number=0,
         since=0,
         previous=0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from relaypacs.errors import SpoolError
 from relaypacs.model import Checkpoint, Committed
 from relaypacs.spool.disk import Disk
 from relaypacs.spool.group import LEADERS, MOST_RECORDS
+from relaypacs.spool.segment import GROW_LEAST_BYTES
 from relaypacs.spool.writer import SpoolWriter
 from tests.unit.spool.made import data, meta, put, read_all, reader, writer
 
@@ -158,6 +160,38 @@ def test_a_failed_sync_fails_the_whole_group_and_nothing_of_it_is_found(tmp_path
     read = reader(tmp_path)
     found = [record.at for generation in read.generations() for record in read_all(read, generation)]
     assert found == [first]
+
+
+@pytest.mark.parametrize("size", [300 << 10, 440 << 10])
+def test_a_fresh_segment_grows_to_what_a_group_needs(tmp_path: Path, size: int) -> None:
+    """Written at once, as on blocks that exist: not payload, then header, with the file growing under both."""
+    disk = SlowDisk()
+    spool = writer(tmp_path, durable=True, disk=disk)
+    append = spool.begin(meta())
+    at = append.commit([data(size)])
+    *_, grown, written = disk.writes
+    assert (grown, written) == (GROW_LEAST_BYTES, at.offset)
+    assert disk.writes.count(at.offset) == 3  # end mark, first zeros, the object
+    again = spool.begin(meta(1)).commit([data(size)])
+    assert disk.writes[-1] == again.offset == at.end
+    spool.close()
+    assert [record.at for record in read_all(reader(tmp_path), at.generation)] == [at, again]
+
+
+def test_who_finds_no_place_and_then_nobody_who_has_one_leads_itself(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    spool = _ready(tmp_path, disk)
+    disk.let_go.clear()
+    leaders = Crowd(spool, LEADERS)
+    for _ in range(LEADERS):
+        assert disk.waiting.acquire(timeout=10)
+    with spool.together._lock:  # the next one has found no place, and can't be seen waiting yet
+        late = Crowd(spool, 1)
+        time.sleep(0.1)
+        disk.let_go.set()
+        leaders.join()
+    late.join()
+    assert len(late.at) == 1
 
 
 def _group(folder: Path, count: int) -> tuple[Path, list[Committed]]:
