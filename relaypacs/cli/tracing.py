@@ -72,7 +72,7 @@ def _receptions(study: Sequence[TraceRow]) -> Iterator[str]:
         first, last = when(rows[0].received_at), when(rows[-1].received_at)
         sender = f"{printable(rows[0].calling_ae)} ({printable(rows[0].peer)}) as {printable(rows[0].called_ae)}"
         said = {
-            Routed.ROUTED: f"rule {rule}" if rule else "no rule, so the default route",
+            Routed.ROUTED: f"rule {rule}" if rule else "no rule: the default route, or a person, sends it",
             Routed.DROPPED: f"rule {rule} says to drop it",
             Routed.UNROUTED: "no rule matched: it goes nowhere; add a [[rule]] and `relaypacs resend`",
         }[verdict]

@@ -29,7 +29,7 @@ _AGE = re.compile(r"([0-9]{1,6})([smhd])")
 _DONE = {
     Verb.HOLD: "held",
     Verb.RELEASE: "released",
-    Verb.RETRY: "tried again",
+    Verb.RETRY: "queued to be tried again",
     Verb.DISCARD: "discarded",
     Verb.RESEND: "queued",
 }

@@ -93,6 +93,10 @@ def of_row(row: QueueRow, destination: Destination | None, known: Known, now: fl
         found[State.HELD] = f"a person: `relaypacs release --to {name}`, or `discard`"
     if row.counts.get(State.FAILED):
         found[State.FAILED] = f"a person: `relaypacs retry --to {name} --state failed`, or `discard`"
+        if row.failed_reason:
+            found[State.FAILED] += f"; the newest one ended: {say.printable(row.failed_reason)}"
+        if row.failed_study:
+            found[State.FAILED] += f" (`relaypacs trace {say.printable(row.failed_study)}`)"
     return found
 
 

@@ -18,6 +18,18 @@ from relaypacs.errors import ConfigError
 
 _LONGEST_BYTES = 4 << 20
 _MOST_FILES = 1000
+_MENDS = {
+    "Invalid value": 'text stands in straight quotation marks: name = "text"',
+    "Illegal character '\\n'": "a text ends on its line, with the quotation mark it began with",
+    "Expected newline or end of document": "one `name = value` to a line, and text stands in quotation marks",
+    "Expected ']]'": "write [[name]]",
+    "Expected ']' at the end of a table": "write [name]",
+    "Unclosed array": "end the list with ]",
+    "Expected '=' after a key": "write name = value",
+    "Unescaped '\\' in a string": "write \\\\ for each \\, or put the text between ' and '",
+    "Cannot overwrite a value": "the option stands here twice; keep one",
+}
+"""What to do about what the TOML parser says, by how that begins."""
 _POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
@@ -159,7 +171,7 @@ def _parse(source: Source) -> dict[str, object]:
         line = int(position[1]) if position else len(text.splitlines())
         place = f"{path}:{line}:{position[2]}" if position else f"{path}:{line}"
         said = said[: position.start()] if position else said
-        mend = "; text stands in quotation marks" if said == "Invalid value" else ""
+        mend = next((f"; {mend}" for start, mend in _MENDS.items() if said.startswith(start)), "")
         raise ConfigError([f"{place}: isn't TOML: {said}{mend}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: isn't a configuration: nested too deep"]) from None

@@ -31,7 +31,8 @@ from relaypacs.model import Routed, State
 
 
 def queue(connection: Connection, now: float, *, next_attempts: bool = False) -> list[QueueRow]:
-    """What each destination is owed, by name; with `next_attempts` when the first deferred one is tried."""
+    """What each destination is owed, by name; with `next_attempts` when the first deferred one is tried, and why the
+    newest dead letter is one."""
     counts: dict[str, dict[State, int]] = {}
     oldest: dict[str, float] = {}
     for destination, name, count, since in connection.execute(
@@ -51,7 +52,7 @@ def queue(connection: Connection, now: float, *, next_attempts: bool = False) ->
         )
         for destination, states in sorted(counts.items())
     ]
-    return [_with_next_attempt(connection, row) for row in rows] if next_attempts else rows
+    return [_with_failed(connection, _with_next_attempt(connection, row)) for row in rows] if next_attempts else rows
 
 
 def _with_next_attempt(connection: Connection, row: QueueRow) -> QueueRow:
@@ -65,6 +66,20 @@ def _with_next_attempt(connection: Connection, row: QueueRow) -> QueueRow:
         .limit(1)
     ).first()
     return row if first is None else replace(row, next_attempt_at=first.due_at, reason=first.reason)
+
+
+def _with_failed(connection: Connection, row: QueueRow) -> QueueRow:
+    if not row.counts.get(State.FAILED):
+        return row
+    newest = connection.execute(
+        select(delivery.c.reason, delivery.c.study_instance_uid)
+        .where(delivery.c.destination == row.destination, OWED, delivery.c.state == State.FAILED)
+        .order_by(delivery.c.queued_at.desc())
+        .limit(1)
+    ).first()
+    if newest is None:
+        return row
+    return replace(row, failed_reason=newest.reason, failed_study=newest.study_instance_uid)
 
 
 def counts(connection: Connection) -> Counts:

@@ -132,6 +132,10 @@ class QueueRow:
     """When the first of those that are deferred is tried; None without any, or where it was not asked for."""
     reason: str = ""
     """What the last attempt of that one ended with."""
+    failed_reason: str = ""
+    """What the newest dead letter ended with; empty without any, or where it was not asked for."""
+    failed_study: str = ""
+    """Its Study Instance UID."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import pytest
 
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Counts, QueueRow
-from relaypacs.model import Deferred, Scope, State
+from relaypacs.model import Deferred, Failed, Scope, State
 from tests.contract.test_jobs.conftest import Sql
 from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, settled
 
@@ -28,6 +28,16 @@ def test_a_destination_with_dead_letters_alone_has_no_age(store: JobStore) -> No
     store.take_in(NODE, [arrival()], [], [], 100.0)
     store.settle(settled(store.claim("pacs", node=NODE, limit=4, lease_seconds=60, now=110.0), REFUSED), 111.0)
     assert store.queue(150.0) == [QueueRow("pacs", {State.FAILED: 1}, None)]
+
+
+def test_a_dead_letter_is_told_of_where_it_is_asked_for(store: JobStore) -> None:
+    for number, study in enumerate(("1.1", "1.2", "1.3")):
+        store.take_in(NODE, [arrival(f"{study}.1", study=study)], [], [], 100.0 + number)
+    first, second, third = store.claim("pacs", node=NODE, limit=4, lease_seconds=60, now=110.0)
+    store.settle(settled([second], Failed("no context for it")) + settled([first], REFUSED), 111.0)
+    store.settle(settled([third], Deferred("later", Scope.SITE), retry_at=500.0), 111.0)
+    (row,) = store.queue(150.0, next_attempts=True)
+    assert (row.failed_reason, row.failed_study, row.reason) == ("no context for it", "1.2", "later")
 
 
 @pytest.mark.parametrize("term", ["1.2.3", "1.2.3.9", "1.2.3.1", "ACC-1.2.3", "PID-1.2.3"])

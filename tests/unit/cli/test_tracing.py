@@ -113,7 +113,7 @@ def test_what_no_rule_took_a_conflict_an_unreadable_head_and_gone_bytes_are_said
     )
     assert "no rule matched" in lines
     assert "rule no-sr says to drop it" in lines
-    assert "no rule, so the default route" in lines
+    assert "no rule: the default route, or a person, sends it" in lines
     assert "1 instance received with other bytes under the same SOP Instance UID" in lines
     assert "1 instance whose head can't be read: no Study Instance UID" in lines
     assert "1 instance no longer kept on this node" in lines

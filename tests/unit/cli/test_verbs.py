@@ -55,7 +55,7 @@ def test_hold_release_retry_discard(folder: Path) -> None:
     assert document["deliveries"] == [{"destination": "pacs", "state": "held", "count": 1}]
     assert states(folder) == {"queued": 1, "failed": 1}
     done = run("retry", "--state", "failed", "--yes", cwd=folder)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 delivery tried again.")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "1 delivery queued to be tried again.")
     assert states(folder) == {"queued": 2}
     done = run("discard", "--caller", "CT_1", "--older-than", "0s", "--yes", cwd=folder)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "2 deliveries discarded.")

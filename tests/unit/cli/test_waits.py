@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,11 @@ def test_each_state_waits_for_its_own() -> None:
         State.HELD: "a person: `relaypacs release --to pacs`, or `discard`",
         State.FAILED: "a person: `relaypacs retry --to pacs --state failed`, or `discard`",
     }
+    told = of_row(replace(row, failed_reason="no context", failed_study="1.2.3"), PACS, UP, NOW)
+    assert told[State.FAILED] == (
+        "a person: `relaypacs retry --to pacs --state failed`, or `discard`; the newest one ended: no context "
+        "(`relaypacs trace 1.2.3`)"
+    )
     paused = of_row(row, PACS, PAUSED, NOW)
     assert paused[State.QUEUED].startswith("pacs to answer: it is paused")
     assert "pacs to answer" not in paused[State.DEFERRED], "it is said once"

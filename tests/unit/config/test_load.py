@@ -91,6 +91,28 @@ def test_what_is_no_toml(problems):
     assert "nested too deep" in problems("x = " + "[" * 100_000)[0]
 
 
+@pytest.mark.parametrize(
+    ("slip", "mend"),
+    [
+        ('name = "archive', "with the quotation mark it began with"),
+        ("host = 127.0.0.1", "text stands in quotation marks"),
+        ("host = pacs.local", "straight quotation marks"),
+        ("name = “archive”", "straight quotation marks"),
+        ("port = 104,", "one `name = value` to a line"),
+        ('kind: "dimse"', "write name = value"),
+        (r'state_dir = "C:\pacs"', "write \\\\ for each"),
+        ("[[caller]", "write [[name]]"),
+        ("[receive", "write [name]"),
+        ("ae_titles = [1", "end the list with ]"),
+        ("port = 1\nport = 2", "the option stands here twice"),
+    ],
+)
+def test_what_to_do_about_what_is_no_toml(problems, slip, mend):
+    (said,) = problems(f"{slip}\n")
+    assert "isn't TOML: " in said
+    assert mend in said
+
+
 # Each line of the file that is wrong, and what has to be said of it: place, option, mend.
 WRONG = [
     ("prot = 1", r"prot: no such section; there are node, "),
