@@ -1,7 +1,8 @@
 """The values that travel between the rooms: what was received, where it lies, where it goes, how that ended.
 
-Frozen and free of behaviour. Times are seconds since the Unix epoch, UTC. UIDs and AE titles are the peer's text with
-insignificant padding removed, and are not assumed valid.
+Frozen and free of behaviour: dataclasses, and named tuples where one is made for each object received, as those cost a
+third. Times are seconds since the Unix epoch, UTC. UIDs and AE titles are the peer's text with insignificant padding
+removed, and are not assumed valid.
 """
 
 from __future__ import annotations
