@@ -96,11 +96,15 @@ def _marks(study: Sequence[TraceRow]) -> Iterator[str]:
 def _destinations(
     study: Sequence[TraceRow], now: float, held_up: Mapping[str, str], verified: Mapping[tuple[str, str], str]
 ) -> Iterator[str]:
-    """Where each copy is, and why one is not: the latest delivery of each instance to each destination."""
+    """Where each copy is, and why one is not: the latest delivery of each instance to each destination, and whether
+    one before it had arrived."""
     latest: dict[str, dict[int, TraceDelivery]] = {}
+    arrived: dict[str, dict[int, TraceDelivery]] = {}
     for row in study:
         for delivery in row.deliveries:  # oldest first
             latest.setdefault(delivery.destination, {})[row.instance_id] = delivery
+            if delivery.state is State.DELIVERED:
+                arrived.setdefault(delivery.destination, {})[row.instance_id] = delivery
     width = max((len(name) for name in latest), default=0)
     for name in sorted(latest):
         deliveries = list(latest[name].values())
@@ -113,6 +117,9 @@ def _destinations(
         for (state, reason, warning), some in _grouped(deliveries, lambda d: (d.state, d.reason, d.warning)):
             if state is not State.DELIVERED or warning:
                 yield f"    {len(some)} {_why(state, reason, some, now)}"
+        before = [one for key, one in arrived.get(name, {}).items() if latest[name][key].state is not State.DELIVERED]
+        if before:
+            yield f"    {len(before)} delivered before, the last {when(max(one.settled_at or 0.0 for one in before))}"
         for instead_of, count in Counter(one.fallback_of for one in deliveries if one.fallback_of).items():
             yield f"    {count} in place of {instead_of}, which did not answer"
         if (name, study[0].study_instance_uid) in verified:

@@ -96,6 +96,17 @@ def test_the_latest_delivery_of_an_instance_counts() -> None:
     assert not any("delivered 1" in line for line in lines)
 
 
+def test_that_a_copy_had_arrived_before_is_said() -> None:
+    again = replace(DELIVERY, delivery_id=2, state=State.DISCARDED, reason="refuses the connection", queued_at=NOW)
+    lines = lines_of(
+        replace(ROW, deliveries=(DELIVERY, again)),
+        replace(ROW, instance_id=2, deliveries=(again,)),
+        replace(ROW, instance_id=3, deliveries=(DELIVERY, replace(DELIVERY, delivery_id=2, settled_at=NOW))),
+    )
+    assert "  pacs  delivered 1, discarded 2" in lines
+    assert f"    1 delivered before, the last {when(NOW - 99)}" in lines
+
+
 def test_a_warning_is_shown_with_what_it_was() -> None:
     warned = replace(DELIVERY, warning=True, reason="stored, but it coerced elements (B000)")
     assert "    1 delivered with a warning, 1 attempt: stored, but it coerced elements (B000)" in lines_of(
