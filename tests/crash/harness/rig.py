@@ -242,7 +242,9 @@ class Rig:
         """What is in staging: paths, or keys of the bucket."""
         if self.setting.bucket is not None:
             return [key for key in self.setting.bucket.objects() if key.startswith(self._prefix)]
-        return [str(path) for path in (self.node.state_dir / "staging").rglob("*.dcm")]
+        # Unlike a glob a walk passes over a folder that is deleted meanwhile.
+        staging = os.walk(self.node.state_dir / "staging")
+        return [os.path.join(folder, name) for folder, _, names in staging for name in names if name.endswith(".dcm")]
 
     def staged(self) -> dict[str, str]:
         """SHA-256 of the dataset of each object in staging, by its key; without what is purged meanwhile."""
