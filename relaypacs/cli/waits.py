@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from relaypacs import alive
 from relaypacs.cli import say
 from relaypacs.config import Config, Destination
+from relaypacs.dicom.uid import is_uid
 from relaypacs.jobs.values import QueueRow
 from relaypacs.model import State
 from relaypacs.policy.hours import closed_for, parse_hours
@@ -94,9 +95,9 @@ def of_row(row: QueueRow, destination: Destination | None, known: Known, now: fl
     if row.counts.get(State.FAILED):
         found[State.FAILED] = f"a person: `relaypacs retry --to {name} --state failed`, or `discard`"
         if row.failed_reason:
-            found[State.FAILED] += f"; the newest one ended: {say.printable(row.failed_reason)}"
-        if row.failed_study:
-            found[State.FAILED] += f" (`relaypacs trace {say.printable(row.failed_study)}`)"
+            found[State.FAILED] += f"; the one queued last ended: {say.printable(row.failed_reason)}"
+        if is_uid(row.failed_study):  # else nothing to put into a command
+            found[State.FAILED] += f" (`relaypacs trace {row.failed_study}`)"
     return found
 
 

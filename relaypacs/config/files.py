@@ -19,15 +19,16 @@ from relaypacs.errors import ConfigError
 _LONGEST_BYTES = 4 << 20
 _MOST_FILES = 1000
 _MENDS = {
-    "Invalid value": 'text stands in straight quotation marks: name = "text"',
+    "Invalid value": 'text stands in straight quotation marks (name = "text"), yes and no are true and false',
     "Illegal character '\\n'": "a text ends on its line, with the quotation mark it began with",
     "Expected newline or end of document": "one `name = value` to a line, and text stands in quotation marks",
     "Expected ']]'": "write [[name]]",
     "Expected ']' at the end of a table": "write [name]",
-    "Unclosed array": "end the list with ]",
+    "Unclosed array": "a list has commas between its values and ends with ]",
     "Expected '=' after a key": "write name = value",
     "Unescaped '\\' in a string": "write \\\\ for each \\, or put the text between ' and '",
-    "Cannot overwrite a value": "the option stands here twice; keep one",
+    "Invalid hex value": "write \\\\ for each \\, or put the text between ' and '",
+    "Cannot overwrite a value": "that is set twice; keep one",
 }
 """What to do about what the TOML parser says, by how that begins."""
 _POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")

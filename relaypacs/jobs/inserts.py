@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, insert, text
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, func, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -65,15 +65,16 @@ def insert_numbered(connection: Connection, table: Table, rows: Sequence[Mapping
     """Insert `rows`, all with the same columns, and return the ids they were given, in order.
 
     SQLite gives none twice, and gives the next in order; who writes is alone there, so the ids are known before.
+    (Its list of sequences may be missing in a file that a tool has copied: the rows count too.)
     (SQLAlchemy would insert row by row, to be told each.)
     """
     if not rows:
         return []
     if connection.dialect.name == "postgresql":
         return list(connection.scalars(_insert_returning(table), list(rows)))
-    last = connection.scalar(_LAST_ID, {"table": table.name}) or 0
+    last = max(connection.scalar(_LAST_ID, {"table": table.name}) or 0, connection.scalar(_highest_id(table)) or 0)
     ids = list(range(last + 1, last + 1 + len(rows)))
-    insert_rows(connection, table, [{"id": key, **row} for key, row in zip(ids, rows, strict=True)])
+    insert_rows(connection, table, [{**row, "id": key} for key, row in zip(ids, rows, strict=True)])
     return ids
 
 
@@ -87,6 +88,11 @@ def _insert_returning(table: Table) -> ReturningInsert[tuple[int]]:
 
 
 @cache
+def _highest_id(table: Table) -> Select[Any]:
+    return select(func.max(table.c.id))
+
+
+@cache
 def _insert_text(table: Table, columns: tuple[str, ...]) -> str:
     names = ", ".join(f'"{one}"' for one in columns)
     return f'INSERT INTO "{table.name}" ({names}) VALUES ({", ".join("?" * len(columns))})'
@@ -94,4 +100,4 @@ def _insert_text(table: Table, columns: tuple[str, ...]) -> str:
 
 def _values(row: Mapping[str, object], columns: Sequence[str]) -> tuple[object, ...]:
     """The values in the order of the columns; an enumeration's member goes as the text it is."""
-    return tuple([str(one) if isinstance(one, StrEnum) else one for one in map(row.get, columns)])
+    return tuple([str(one) if isinstance(one, StrEnum) else one for one in map(row.__getitem__, columns)])

@@ -32,7 +32,7 @@ from relaypacs.model import Routed, State
 
 def queue(connection: Connection, now: float, *, next_attempts: bool = False) -> list[QueueRow]:
     """What each destination is owed, by name; with `next_attempts` when the first deferred one is tried, and why the
-    newest dead letter is one."""
+    dead letter queued last is one."""
     counts: dict[str, dict[State, int]] = {}
     oldest: dict[str, float] = {}
     for destination, name, count, since in connection.execute(

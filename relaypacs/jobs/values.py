@@ -133,7 +133,7 @@ class QueueRow:
     reason: str = ""
     """What the last attempt of that one ended with."""
     failed_reason: str = ""
-    """What the newest dead letter ended with; empty without any, or where it was not asked for."""
+    """What the dead letter that was queued last ended with; empty without any, or where it was not asked for."""
     failed_study: str = ""
     """Its Study Instance UID."""
 

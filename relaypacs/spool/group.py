@@ -61,12 +61,12 @@ class GroupCommit:
             try:
                 self._write(group)
             finally:
-                self._places.append(None)
-                if self._waiting:
-                    self._call()
                 for led in group:
                     if led.gate is not None and led is not record:
                         led.gate.release()
+                self._places.append(None)
+                if self._waiting:
+                    self._call()
         if record.at is None:
             raise record.error or SpoolError("the record's group could not be written")
         return record.at

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from relaypacs.failpoint import reach
-from relaypacs.spool.disk import Disk
+from relaypacs.spool.disk import FULL, Disk
 from relaypacs.spool.format import PAGE, align, end_mark
 
 SEGMENTS, FREE, QUARANTINE = "segments", "free", "quarantine"
@@ -97,20 +97,26 @@ class Segment:
             self._disk.sync(self._fd)
             self.solid = end
 
-    def grow(self, limit: int, most: int = GROW_MOST_BYTES, *, room: int = GROW_LEAST_BYTES) -> None:
+    def grow(self, limit: int, most: int = GROW_MOST_BYTES, *, room: int = GROW_LEAST_BYTES) -> bool:
         """Where less than `room` bytes of the file are left to write over, add zeros, durably: `most` bytes or what
-        `room` wants, to `limit` bytes in all.
+        `room` wants, to `limit` bytes in all. False, and nothing changed, if there was no space for them.
 
         Costs less than letting every record grow the file, which makes each `fdatasync` wait for the journal.
         """
         at = self.solid
         missing = self.offset + room - at
         if missing <= 0 or at >= limit:
-            return
+            return True
         end = min(at + align(max(GROW_LEAST_BYTES, min(at, most), missing), PAGE), align(limit, PAGE))
         zeros = memoryview(_ZEROS)
-        self.write([zeros[: end - start] for start in range(at, end, GROW_MOST_BYTES)], at)
-        self.sync(end)
+        try:
+            self.write([zeros[: end - start] for start in range(at, end, GROW_MOST_BYTES)], at)
+        except OSError as problem:
+            if problem.errno not in FULL:
+                raise
+            return False
+        self.sync(end)  # whatever it fails with: what the kernel holds can't be trusted then
+        return True
 
     def advance(self, end: int, chain: int, records: int) -> None:
         """So many records from `offset` on are committed; the last one ends at `end`, its chain CRC is `chain`."""

@@ -148,8 +148,7 @@ class SpoolWriter:
             most = GROW_MOST_BYTES if self._roomy_until else GROW_LEAST_BYTES
             segment.grow(self._segment_bytes, most, room=room)
         except OSError as problem:
-            if problem.errno not in FULL:
-                raise self.retire(segment, problem) from problem
+            raise self.retire(segment, problem) from problem
 
     def give_back(self, segment: Segment) -> None:
         """A lease ends and the segment is sound: for the next object, or sealed at its size."""
@@ -239,11 +238,14 @@ class SpoolWriter:
             self._record_retired(unmarked)
             segment = self._open()
             try:
-                segment.grow(self._segment_bytes)
+                grown = segment.grow(self._segment_bytes)
             except OSError:
                 segment.seal()
                 raise
         except OSError:
+            return self._trouble
+        if not grown:  # nothing was synced, so nothing is known
+            segment.seal()
             return self._trouble
         with self._lock:
             self._trouble = ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Connection, delete, select
+from sqlalchemy.exc import StatementError
 
 from relaypacs.jobs.dialect import open_engines
 from relaypacs.jobs.inserts import insert_numbered, insert_rows, upsert
@@ -49,6 +50,19 @@ def test_a_number_is_not_given_again(writing: Connection) -> None:
     assert min(after) > max(before)
     insert_rows(writing, instance, rows("1.6"))
     assert stored(writing) == {before[0]: "1.1", after[0]: "1.4", after[1]: "1.5", max(after) + 1: "1.6"}
+
+
+def test_a_file_whose_list_of_sequences_a_tool_has_left_out_takes_rows(writing: Connection) -> None:
+    (before,) = insert_numbered(writing, instance, rows("1.1"))
+    if writing.dialect.name == "sqlite":
+        writing.exec_driver_sql("DELETE FROM sqlite_sequence")
+    assert insert_numbered(writing, instance, rows("1.2")) == [before + 1]
+
+
+def test_rows_of_one_call_have_the_same_columns(writing: Connection) -> None:
+    first, second = rows("1.1", "1.2")
+    with pytest.raises((KeyError, StatementError)):
+        insert_numbered(writing, instance, [first, {name: one for name, one in second.items() if name != "node"}])
 
 
 def test_nothing_to_insert(writing: Connection) -> None:

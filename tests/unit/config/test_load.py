@@ -103,8 +103,8 @@ def test_what_is_no_toml(problems):
         (r'state_dir = "C:\pacs"', "write \\\\ for each"),
         ("[[caller]", "write [[name]]"),
         ("[receive", "write [name]"),
-        ("ae_titles = [1", "end the list with ]"),
-        ("port = 1\nport = 2", "the option stands here twice"),
+        ("ae_titles = [1", "ends with ]"),
+        ("port = 1\nport = 2", "that is set twice"),
     ],
 )
 def test_what_to_do_about_what_is_no_toml(problems, slip, mend):

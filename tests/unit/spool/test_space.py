@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from relaypacs.errors import SpoolFull
+from relaypacs.errors import SpoolError, SpoolFull
+from relaypacs.spool.commit import commit_together
 from relaypacs.spool.disk import Disk
 from tests.unit.spool.made import data, meta, writer
 
@@ -60,3 +63,39 @@ def test_objects_that_arrive_at_once_do_not_pass_the_mark_together(
         thread.join()
     assert len(refused) == senders
     assert disk.least >= MARK - senders * (1 << 20), "what each may have written between two looks"
+
+
+class FullWhenSynced(Disk):
+    """A stand-in for a disk that tells of missing space only with a sync, as thin volumes and quotas may."""
+
+    syncs = 0
+    fails_at = 0
+    failed = -1
+    problem = errno.ENOSPC
+
+    def sync(self, fd: int) -> None:
+        """As the real one, but for one that fails."""
+        self.syncs += 1
+        assert fd != self.failed, "the segment is not synced again"
+        if self.syncs == self.fails_at:
+            self.failed = fd
+            raise OSError(self.problem, os.strerror(self.problem))
+        super().sync(fd)
+
+
+@pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("more", [1, 2, 3])
+def test_a_sync_that_fails_for_want_of_space_retires_the_segment_like_any_other(
+    tmp_path: Path, problem: int, more: int
+) -> None:
+    """The first two are of what a group makes the file grow by, the third is of the group itself."""
+    disk = FullWhenSynced()
+    disk.problem = problem
+    spool = writer(tmp_path, disk=disk, durable=True, segment_bytes=8 << 20)
+    first = spool.append_event("before", 1.0, {})
+    group = [spool.begin(meta(number)).finish([data(60_000)])[1] for number in range(16)]
+    disk.fails_at = disk.syncs + more
+    commit_together(spool, group)
+    assert all(isinstance(one.error, SpoolError) and one.at is None for one in group)
+    assert [path.stem for path in (tmp_path / "segments").glob("*.retired")] == [first.generation]
+    assert disk.failed >= 0
