@@ -64,9 +64,9 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[str
 def insert_numbered(connection: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> list[int]:
     """Insert `rows`, all with the same columns, and return the ids they were given, in order.
 
-    SQLite gives none twice, and gives the next in order; who writes is alone there, so the ids are known before.
-    (Its list of sequences may be missing in a file that a tool has copied: the rows count too.)
-    (SQLAlchemy would insert row by row, to be told each.)
+    SQLite gives none twice, and gives the next in order; who writes is alone there, so the ids are known before and
+    nothing is inserted row by row to be told each. The list of sequences may be missing in a file that a tool has
+    copied, so the rows are looked at too.
     """
     if not rows:
         return []

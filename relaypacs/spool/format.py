@@ -100,11 +100,11 @@ def begin_header(entry: bytes, mtime: float, members: str, head: bytes) -> Begun
     """Prepare a record: an entry named `entry` (of `entry_name`), holding `head` and then the payload.
 
     `members` is what the record says, as the inside of a JSON object in ASCII; `mtime` is in seconds. SpoolError
-    where they exceed the page.
+    where they exceed the page; ValueError or OverflowError for a time that is no number.
     """
     if len(members) > _MEMBERS_LIMIT or len(head) > HEAD_LIMIT:
         raise SpoolError("the object's identifiers are longer than any legal ones and don't fit into a spool record")
-    return Begun(entry, int(mtime) if mtime > 0 else 0, members.encode("ascii"), head)
+    return Begun(entry, max(0, int(mtime)), members.encode("ascii"), head)
 
 
 def entry_name(entry: str, extension: str) -> bytes:

@@ -155,3 +155,10 @@ def test_event_round_trips(kind: str, time: float, body: dict[str, object]) -> N
 def test_an_oversized_event_is_refused() -> None:
     with pytest.raises(SpoolError, match="over the spool's limit"):
         event_payload("audit", 1.0, {"text": "x" * (2 << 20)})
+
+
+@pytest.mark.parametrize("time", [float("nan"), float("inf")])
+def test_no_header_is_made_of_a_time_that_is_no_number(time: float) -> None:
+    """It would be written and could not be read back."""
+    with pytest.raises((ValueError, OverflowError)):
+        begin_event("end", time)
