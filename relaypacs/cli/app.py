@@ -206,6 +206,30 @@ def ledger(
         raise typer.Exit(jobs.ledger(store, association=association, study=study, as_json=as_json))
 
 
+@app.command()
+def marked(
+    context: typer.Context,
+    *,
+    mark: Annotated[
+        list[str] | None, typer.Option(metavar="MARK", help="Only unrouted, conflict or unparsed (repeatable).")
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="At most so many studies a mark.")] = 50,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What wants a person's eye. Studies no rule matched, with other bytes under a known UID, or unreadable heads."""
+    from relaypacs.cli import settings
+    from relaypacs.jobs.marks import Mark
+
+    if unknown := set(mark or ()) - set(Mark):
+        raise typer.BadParameter(f"--mark: there is no {', '.join(sorted(unknown))}; there are {', '.join(Mark)}")
+    with settings.jobs_of(settings.load(config or context.obj, secrets=False)) as store:
+        from relaypacs.cli import marked as eye
+
+        marks = [Mark(one) for one in mark] if mark else list(Mark)
+        raise typer.Exit(eye.marked(store, marks, limit=limit, as_json=as_json))
+
+
 @db_app.command("migrate")
 def db_migrate(context: typer.Context, config: ConfigOption = None) -> None:
     """Bring the job table to this version's schema. `serve` does so by itself."""

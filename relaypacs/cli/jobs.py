@@ -51,24 +51,37 @@ def queue(store: JobStore, config: Config, *, as_json: bool) -> int:
             ]
         )
         return 0
-    if not shown:
+    if shown:
+        _queued(shown, waiting, outages, configured, now)
+    else:
         say.tell("No destination is configured and nothing is owed.")
-        return 0
+    marked = [f"{mark} {count}" for mark, count in store.marks.counts().items() if count]
+    if marked:
+        say.out(f"Instances that want a person's eye: {', '.join(marked)} (`relaypacs marked` lists them)")
+    return 0
+
+
+def _queued(
+    rows: Sequence[QueueRow],
+    waiting: Mapping[str, Mapping[State, str]],
+    outages: Sequence[Outage],
+    configured: Mapping[str, Destination],
+    now: float,
+) -> None:
     say.out_table(
         ["destination", *_COLUMNS, "oldest waiting"],
         [
             [row.destination, *(str(row.counts.get(state, 0)) for state in _COLUMNS), say.age(row.oldest_seconds)]
-            for row in shown
+            for row in rows
         ],
     )
     lines = [
-        f"{name}: {rows[name].counts[state]} {state} {'waits' if rows[name].counts[state] == 1 else 'wait'} for {text}"
-        for name, states in waiting.items()
-        for state, text in states.items()
+        f"{row.destination}: {row.counts[state]} {state} {'waits' if row.counts[state] == 1 else 'wait'} for {text}"
+        for row in rows
+        for state, text in waiting[row.destination].items()
     ]
     for line in folded([*lines, *_outages(outages, configured, now)]):
         say.out(line)
-    return 0
 
 
 def _outages(outages: Sequence[Outage], configured: Mapping[str, Destination], now: float) -> Iterator[str]:

@@ -21,7 +21,9 @@ from relaypacs.config.problems import names_of
 from relaypacs.config.profiles import STRICT, is_loopback, refusals
 from relaypacs.config.secrets import caller_credentials, credentials, storage_keys
 from relaypacs.config.shadows import same_destinations, shadowed_callers
+from relaypacs.dicom.modality import DEFINED
 from relaypacs.errors import ConfigError
+from relaypacs.policy.pattern import is_literal
 
 _ANY_ADDRESS = frozenset({"", "0.0.0.0", "::"})
 
@@ -87,6 +89,8 @@ def _about_callers(config: Config) -> Iterator[str]:
     receive = config.receive
     if receive.ack == "buffered":
         yield 'receive ack = "buffered": Success is answered before anything is durable; for benchmarks only'
+    if receive.port == 0 and receive.plain:
+        yield "receive port = 0: another port at every start, which no modality knows; name one"
     if any(ip_network(one, strict=False).prefixlen == 0 for one in receive.proxy_from):
         yield "receive proxy_from: anyone may claim any address, so networks and limits mean nothing; name balancers"
     if not config.caller:
@@ -99,9 +103,8 @@ def _about_callers(config: Config) -> Iterator[str]:
             yield f'{place}: nobody shows a certificate; set [tls] client_certificates = "optional" or "required"'
         if caller.credentials_env and not config.tls.listen:
             yield f'caller[{number}] "{caller.ae_title}": its user identity counts inside TLS only; give [tls] listen'
-        ours = {one if receive.ae_titles_case_sensitive else one.upper() for one in receive.ae_titles}
-        called = {one if receive.ae_titles_case_sensitive else one.upper() for one in caller.called_ae}
-        if receive.check_called_ae and called and not called & ours:
+        called = _ae_titles(caller.called_ae, config)
+        if receive.check_called_ae and called and not called & _own_ae_titles(config):
             place = f'caller[{number}] "{caller.ae_title}"'
             yield f"{place}: none of its called_ae is in [receive] ae_titles, so it may send nothing; add it there"
         if not (caller.echo or caller.store):
@@ -119,9 +122,27 @@ def _about_destinations(config: Config) -> Iterator[str]:
             yield f"{place}: no rule names it and it is no default, so nothing goes there"
         if one.credentials_env and one.url.startswith("http://") and not is_loopback(urlsplit(one.url).hostname or ""):
             yield f"{place}: its credentials travel unencrypted; use https"
-        here = one.kind == "dimse" and one.port == config.receive.port and is_loopback(one.host)
-        if here and one.called_ae in config.receive.ae_titles:
-            yield f"{place}: is this node itself; what is sent there comes back for ever"
+        if one.kind == "dimse" and _is_own_port(one, config):
+            if not config.receive.check_called_ae or _ae_titles([one.called_ae], config) & _own_ae_titles(config):
+                yield f"{place}: is this node itself; what is sent there comes back for ever"
+            else:
+                yield f"{place}: is this node's own port, where nobody is called {one.called_ae}; correct host or port"
+
+
+def _is_own_port(destination: Destination, config: Config) -> bool:
+    places = {(config.receive.host, config.receive.port)}
+    places |= {(host.strip("[]"), int(port)) for host, _, port in (one.rpartition(":") for one in config.tls.listen)}
+    at = {host for host, port in places if port == destination.port}
+    return destination.host in at or (bool(at) and is_loopback(destination.host))
+
+
+def _own_ae_titles(config: Config) -> set[str]:
+    return _ae_titles(config.receive.ae_titles, config)
+
+
+def _ae_titles(titles: Iterable[str], config: Config) -> set[str]:
+    """So that those are equal which reception takes for one."""
+    return {one if config.receive.ae_titles_case_sensitive else one.upper() for one in titles}
 
 
 def _about_rules(rules: Iterable[Rule]) -> Iterator[str]:
@@ -129,6 +150,10 @@ def _about_rules(rules: Iterable[Rule]) -> Iterator[str]:
         everything = not (rule.calling_ae or rule.called_ae or rule.modality or rule.sop_class or rule.tags)
         if rule.drop and everything:
             yield f'rule[{number}] "{rule.name}": drops everything'
+        if rule.modality and is_literal(rule.modality) and rule.modality.upper() not in DEFINED:
+            close = difflib.get_close_matches(rule.modality.upper(), sorted(DEFINED), n=1)
+            mend = f"; did you mean {close[0]}?" if close else ""
+            yield f'rule[{number}] "{rule.name}" modality: {rule.modality!r} is none that PS3.3 defines{mend}'
 
 
 def _about_staging(staging: Staging) -> Iterator[str]:

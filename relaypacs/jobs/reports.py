@@ -14,19 +14,16 @@ from sqlalchemy.engine import Row
 
 from relaypacs.jobs.chunks import chunks
 from relaypacs.jobs.schema import (
-    CONFLICT,
     HAS_ACCESSION,
     HAS_PATIENT,
     OWED,
     TIMED,
-    UNPARSED,
-    UNROUTED,
     association,
     delivery,
     instance,
 )
 from relaypacs.jobs.states import PENDING_STATES
-from relaypacs.jobs.values import Counts, QueueRow, TraceDelivery, TraceRow
+from relaypacs.jobs.values import QueueRow, TraceDelivery, TraceRow
 from relaypacs.model import Routed, State
 
 
@@ -80,15 +77,6 @@ def _with_failed(connection: Connection, row: QueueRow) -> QueueRow:
     if newest is None:
         return row
     return replace(row, failed_reason=newest.reason, failed_study=newest.study_instance_uid)
-
-
-def counts(connection: Connection) -> Counts:
-    """Instances that want a person's eye."""
-    found = [connection.scalar(select(func.count()).select_from(instance).where(which)) for which in _EYE]
-    return Counts(*(count or 0 for count in found))
-
-
-_EYE = (UNROUTED, CONFLICT, UNPARSED)
 
 
 def trace(connection: Connection, term: str, limit: int) -> list[TraceRow]:

@@ -26,6 +26,7 @@ from relaypacs.jobs.clock import Clock
 from relaypacs.jobs.copies import Copies
 from relaypacs.jobs.destinations import Destinations
 from relaypacs.jobs.leases import Leases
+from relaypacs.jobs.marks import Marks
 from relaypacs.jobs.purges import Purges
 from relaypacs.jobs.restore import Restoring
 from relaypacs.jobs.states import Verb
@@ -35,7 +36,6 @@ from relaypacs.jobs.values import (
     Arrival,
     AssociationEnd,
     AtOnce,
-    Counts,
     Found,
     Joined,
     Ledger,
@@ -66,6 +66,7 @@ class JobStore:
         self.associations = associations.Book(self._reading, self._writing)
         self.copies = Copies(self._reading)
         self.audit = Audit(self._reading, self._writing)
+        self.marks = Marks(self._reading)
 
     @staticmethod
     def open(
@@ -262,11 +263,6 @@ class JobStore:
         """What each destination is owed, by name; none for one that is owed nothing. When they are tried if asked."""
         with self._reading() as connection:
             return reports.queue(connection, now, next_attempts=next_attempts)
-
-    def counts(self) -> Counts:
-        """How many instances want a person's eye."""
-        with self._reading() as connection:
-            return reports.counts(connection)
 
     def trace(self, term: str, *, limit: int = 10_000) -> list[TraceRow]:
         """Instances by study, series or SOP instance UID, accession number or patient ID, with their deliveries."""

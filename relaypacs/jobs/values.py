@@ -263,15 +263,6 @@ class Acted:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """Instances that want a person's eye."""
-
-    unrouted: int
-    conflicts: int
-    unparsed: int
-
-
-@dataclass(frozen=True, slots=True)
 class Ledger:
     """The two equations (DESIGN section 2): received = instances + duplicates; routed = the sum of the states.
 

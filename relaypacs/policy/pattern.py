@@ -61,6 +61,11 @@ def compile_pattern(pattern: str, *, ignore_case: bool = False) -> Pattern:
         return compiled
 
 
+def is_literal(pattern: str) -> bool:
+    """Whether only one value fits it: no expression, and nothing that stands for anything."""
+    return not pattern.startswith(_REGEX) and not set(pattern) & set("*?[")
+
+
 def may_be_slow(pattern: str) -> bool:
     """Whether an unlucky value may take it for ever. ValueError as `compile_pattern`."""
     return pattern.startswith(_REGEX) and not isinstance(compile_pattern(pattern), _Linear)

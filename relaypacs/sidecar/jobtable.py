@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from relaypacs.config import Config
 from relaypacs.errors import JobsError
+from relaypacs.jobs.marks import Mark
 from relaypacs.jobs.store import JobStore
-from relaypacs.jobs.values import Counts, Ledger, QueueRow
+from relaypacs.jobs.values import Ledger, QueueRow
 from relaypacs.model import Checkpoint
 from relaypacs.sidecar.backlog import Backlog, look
 from relaypacs.sidecar.probe import NoAnswer, Probe
@@ -31,7 +32,7 @@ class Reading:
 
     queue: Sequence[QueueRow]
     ledger: Ledger
-    counts: Counts
+    marked: Mapping[Mark, int]
     spool: Backlog
 
 
@@ -72,7 +73,9 @@ class JobTable:
     def _read(self) -> Reading:
         store = self._open()
         self._read_to = store.checkpoints(self._config.node.name)
-        return Reading(queue=store.queue(time.time()), ledger=store.ledger(), counts=store.counts(), spool=self.spool())
+        return Reading(
+            queue=store.queue(time.time()), ledger=store.ledger(), marked=store.marks.counts(), spool=self.spool()
+        )
 
     def _open(self) -> JobStore:
         with self._lock:

@@ -224,9 +224,7 @@ class NodeStates(Collector):
         self._tell(True)
         yield _gauge("relaypacs_job_table_up", {(): 1})
         yield from _spool(reading.spool)
-        marked = asdict(reading.counts)
-        marks = {"unrouted": "unrouted", "conflicts": "conflict", "unparsed": "unparsed"}
-        yield _gauge("relaypacs_instances_marked", {(mark,): marked[name] for name, mark in marks.items()})
+        yield _gauge("relaypacs_instances_marked", {(mark.value,): count for mark, count in reading.marked.items()})
         configured = {destination.name for destination in self._config.destination}
         counts: dict[tuple[str, ...], float] = {(name, state.value): 0 for name in configured for state in OWED_STATES}
         oldest: dict[tuple[str, ...], float] = {(name,): 0 for name in configured}

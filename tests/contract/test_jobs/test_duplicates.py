@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from relaypacs.jobs.marks import Mark
 from relaypacs.jobs.store import JobStore
 from relaypacs.model import Deferred, Failed, Outcome, Routed, Scope, State
 from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, end, settled
@@ -93,7 +94,7 @@ def test_it_is_routed_when_nobody_wanted_it_before(store: JobStore) -> None:
     store.take_in(NODE, [arrival(verdict=Routed.UNROUTED)], [], [], 1.0)
     store.take_in(NODE, [arrival(rule="new")], [], [], 2.0)
     (row,) = store.trace("1.2.3")
-    assert (row.verdict, row.rule, store.counts().unrouted) == (Routed.ROUTED, "new", 0)
+    assert (row.verdict, row.rule, store.marks.counts()[Mark.UNROUTED]) == (Routed.ROUTED, "new", 0)
     store.take_in(NODE, [arrival(verdict=Routed.UNROUTED)], [], [], 3.0)
     assert store.trace("1.2.3")[0].verdict is Routed.ROUTED
     ledger = store.ledger()
@@ -134,7 +135,7 @@ def test_other_bytes_under_the_same_uid(
     rows = store.trace("1.2.3.1")
     assert [row.conflict for row in rows] == [True, True]
     assert [row.deliveries[0].state for row in rows] == [State.QUEUED, newer_state]
-    assert store.counts().conflicts == 2
+    assert store.marks.counts()[Mark.CONFLICT] == 2
     ledger = store.ledger()
     assert (ledger.instances, ledger.held, ledger.imbalance) == (2, int(newer_state is State.HELD), 0)
 

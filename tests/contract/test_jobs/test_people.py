@@ -8,6 +8,7 @@ import time
 import pytest
 
 from relaypacs.errors import JobsError
+from relaypacs.jobs.marks import Mark
 from relaypacs.jobs.states import Verb
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Acted, Selection
@@ -51,7 +52,7 @@ def test_a_study_is_sent_again_where_it_is_over(store: JobStore) -> None:
         [("pacs", State.QUEUED)],
         [("pacs", State.QUEUED)],
     ]
-    assert store.counts().unrouted == 0
+    assert store.marks.counts()[Mark.UNROUTED] == 0
     for part in ({}, {"association": "assoc-1"}, {"association": "assoc-2"}, {"study": "1.2.3"}, {"study": "2"}):
         assert store.ledger(**part).imbalance == 0, part
     again = store.claim("pacs", node=NODE, limit=10, lease_seconds=60, now=11.0)

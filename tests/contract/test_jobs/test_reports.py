@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relaypacs.jobs.store import JobStore
-from relaypacs.jobs.values import Counts, QueueRow
+from relaypacs.jobs.values import QueueRow
 from relaypacs.model import Deferred, Failed, Scope, State
 from tests.contract.test_jobs.conftest import Sql
 from tests.unit.jobs.made import NODE, REFUSED, SENT, arrival, settled
@@ -65,12 +65,6 @@ def test_a_trace_says_when_it_is_tried_next(store: JobStore) -> None:
     pacs, cloud = store.trace("1.2.3")[0].deliveries
     assert (pacs.next_attempt_at, pacs.reason, pacs.status) == (500.0, "A700 out of resources", 0xA700)
     assert (cloud.state, cloud.next_attempt_at) == (State.ACTIVE, None)
-
-
-def test_counts(store: JobStore) -> None:
-    assert store.counts() == Counts(0, 0, 0)
-    store.take_in(NODE, [arrival(to=()), arrival(content="other")], [], [], 1.0)
-    assert store.counts() == Counts(unrouted=1, conflicts=2, unparsed=0)
 
 
 def test_no_column_could_hold_a_patients_name(store: JobStore, sql: Sql, url: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from relaypacs.errors import RowsLost
+from relaypacs.jobs.marks import Mark
 from relaypacs.jobs.store import JobStore
 from relaypacs.jobs.values import Arrival, Drain
 from relaypacs.model import Checkpoint, Routed, State
@@ -105,7 +106,7 @@ def test_other_bytes_under_the_uid_are_a_conflict_as_ever(store: JobStore) -> No
 def test_what_no_rule_wants_is_restored_all_the_same(store: JobStore) -> None:
     lost = replace(arrival("1.1", verdict=Routed.UNROUTED), staged_key="key", hold=True)
     assert store.restoring.restore(NODE, [lost], 50.0).instances == 1
-    assert store.counts().unrouted == 1
+    assert store.marks.counts()[Mark.UNROUTED] == 1
     assert store.ledger().imbalance == 0
 
 

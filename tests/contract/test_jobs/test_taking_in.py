@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relaypacs.errors import JobsError
+from relaypacs.jobs.marks import Mark
 from relaypacs.jobs.store import JobStore
 from relaypacs.model import Checkpoint, Routed, RoutingKeys, State
 from tests.contract.test_jobs.conftest import Sql
@@ -90,7 +91,7 @@ def test_dropped_and_unrouted_objects_are_instances_without_deliveries(store: Jo
         NODE, [arrival("1.1", verdict=Routed.DROPPED), arrival("1.2", verdict=Routed.UNROUTED)], [], [], 1.0
     )
     assert (taken.instances, taken.dropped, taken.unrouted, taken.queued) == (2, 1, 1, {})
-    assert store.counts().unrouted == 1
+    assert store.marks.counts()[Mark.UNROUTED] == 1
     ledger = store.ledger()
     assert (ledger.dropped, ledger.unrouted, ledger.routed, ledger.imbalance) == (1, 1, 0, 0)
     assert [row.verdict for row in store.trace("1.2.3")] == [Routed.DROPPED, Routed.UNROUTED]
@@ -109,7 +110,7 @@ def test_an_unparsed_object_is_routed_and_flagged(store: JobStore) -> None:
         1.0,
     )
     assert claims(store) == ["1.1", "1.2", "1.3"]
-    assert store.counts().unparsed == 2
+    assert store.marks.counts()[Mark.UNPARSED] == 2
     assert [store.trace(uid)[0].problem for uid in ("1.1", "1.2", "1.3")] == [
         "deflated head is broken",
         "the head can't be read",

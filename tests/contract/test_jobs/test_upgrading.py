@@ -11,6 +11,7 @@ from alembic.config import Config
 from sqlalchemy import create_engine, text
 
 from relaypacs.jobs.audit_rows import Wanted
+from relaypacs.jobs.marks import Mark
 from relaypacs.jobs.migrations import REVISIONS
 from relaypacs.jobs.store import JobStore
 from relaypacs.model import State
@@ -98,7 +99,7 @@ def test_what_two_nodes_had_received_at_once_is_flagged(empty: str) -> None:
     store = JobStore.open(empty)
     store.migrate()
     assert [row.conflict for row in store.trace("1.1")] == [True, True]
-    assert store.counts().conflicts == 2
+    assert store.marks.counts()[Mark.CONFLICT] == 2
     store.close()
 
 

@@ -84,6 +84,35 @@ def test_queue_lists_every_destination_with_ages(folder: Path) -> None:
     assert 290 < rows[1]["oldest_seconds"] < 400
 
 
+def test_queue_says_how_many_want_a_persons_eye_and_marked_lists_them(folder: Path) -> None:
+    assert "Instances that want a person's eye: unrouted 1 (`relaypacs marked`" in run("queue", cwd=folder).stdout
+    done = run("marked", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    header, _, row, *mends = (line for line in done.stdout.splitlines() if line.strip())
+    assert header.split() == ["mark", "study", "from", "instances", "last", "received"]
+    assert row.split()[:4] == ["unrouted", STUDY, "CT_1", "1"]
+    assert "add a [[rule]], then `relaypacs resend STUDY --to DEST`" in " ".join(" ".join(mends).split())
+    (one,) = json.loads(run("marked", "--mark", "unrouted", "--json", cwd=folder).stdout)
+    assert (one["mark"], one["study_instance_uid"], one["calling_ae"], one["instances"]) == (
+        "unrouted",
+        STUDY,
+        "CT_1",
+        1,
+    )
+    assert one["last_received_at"].endswith("+00:00")
+    assert json.loads(run("marked", "--mark", "conflict", "--json", cwd=folder).stdout) == []
+    done = run("marked", "--mark", "lost", cwd=folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there is no lost; there are unrouted, conflict, unparsed" in " ".join(done.stderr.split())
+
+
+def test_once_resent_nothing_is_marked(folder: Path) -> None:
+    assert run("resend", STUDY, "--to", "pacs", cwd=folder).returncode == 0
+    done = run("marked", cwd=folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "Nothing wants a person's eye.\n")
+    assert "eye" not in run("queue", cwd=folder).stdout
+
+
 @pytest.mark.parametrize("term", [STUDY, f"{STUDY}.0", ACCESSION, PATIENT])
 def test_trace_finds_a_study_by_everything_it_is_known_by(folder: Path, term: str) -> None:
     done = run("trace", term, cwd=folder)

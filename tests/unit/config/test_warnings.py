@@ -77,6 +77,50 @@ def test_one_pacs_under_two_names() -> None:
     assert [text.split(":")[0] for text in found] == ['destination[2] "two"', 'destination[5] "rs"']
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "called", "told"),
+    [
+        ("127.0.0.1", 11112, "RELAY", "comes back for ever"),
+        ("localhost", 11112, "relay", "nobody is called relay"),
+        ("10.0.0.5", 11112, "OTHER", "nobody is called OTHER"),
+        ("10.0.0.5", 2762, "RELAY", "comes back for ever"),
+        ("127.0.0.1", 104, "RELAY", ""),
+        ("10.0.0.6", 11112, "RELAY", ""),
+    ],
+)
+def test_a_destination_that_is_this_node(host: str, port: int, called: str, told: str) -> None:
+    config = Config.model_validate(
+        {
+            "receive": {"host": "10.0.0.5", "ae_titles": ["RELAY"]},
+            "tls": {"listen": ["10.0.0.5:2762"], "certificate": "/a", "key": "/b"},
+            "destination": [{"name": "d", "kind": "dimse", "host": host, "port": port, "called_ae": called}],
+        }
+    )
+    found = [one for one in warnings(config, {}) if one.startswith("destination[1]") and "this node" in one]
+    assert [told in one for one in found] == ([True] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("sensitive", "check", "told"),
+    [(True, True, "nobody is called"), (False, True, "for ever"), (True, False, "for ever")],
+)
+def test_it_is_this_node_as_reception_takes_ae_titles(sensitive: bool, check: bool, told: str) -> None:
+    receive = Receive(ae_titles=("RELAY",), ae_titles_case_sensitive=sensitive, check_called_ae=check)
+    itself = Destination(name="d", kind="dimse", host="127.0.0.1", port=receive.port, called_ae="relay")
+    (found,) = [one for one in warnings(Config(receive=receive, destination=(itself,)), {}) if "this node" in one]
+    assert told in found
+
+
+def test_a_modality_that_the_standard_does_not_define() -> None:
+    given = ("CTT", "ct", "re:CTT", "CT*", "[CM][TR]", "LASER", "")
+    rules = tuple(Rule(name=f"r{number}", modality=one, calling_ae="A", to=("x",)) for number, one in enumerate(given))
+    found = [one for one in warnings(Config(rule=rules), {}) if "is none that PS3.3 defines" in one]
+    assert found == [
+        "rule[1] \"r0\" modality: 'CTT' is none that PS3.3 defines; did you mean CT?",
+        "rule[6] \"r5\" modality: 'LASER' is none that PS3.3 defines",
+    ]
+
+
 def test_expressions_that_may_take_for_ever() -> None:
     rule = Rule(name="a", to=("x",), calling_ae="re:(?!CT_).*", modality="re:(A+)+B", tags={"StationName": r"re:(.)\1"})
     caller = Caller(ae_title="*", certificate=("re:CN=(?=a).*",), sop_classes=("CT *",))
