@@ -68,8 +68,8 @@ class Follower:
         threading.Thread(target=self._run, name="configuration", daemon=True).start()
 
     def _run(self) -> None:
-        self._channel.setblocking(True)
         with contextlib.suppress(OSError):
+            self._channel.setblocking(True)
             while True:
                 packet, memories, _, _ = socket.recv_fds(self._channel, LONGEST_BYTES, 1)
                 if not packet:
