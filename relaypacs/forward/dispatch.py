@@ -215,15 +215,17 @@ class Forwarder:
         rooms = {name: crew.handover.room() for name, crew in self._crews.items() if name not in self._leaving}
         return {name: room for name, room in rooms.items() if room > 0}
 
+    def idle(self) -> bool:
+        """Whether the workers of some destination have nothing to do, and would begin at once."""
+        return any(crew.handover.is_idle for name, crew in self._crews.items() if name not in self._leaving)
+
     def hand_over(self, claims: Sequence[Claim], since: tuple[float, float]) -> None:
         """These new deliveries were leased to the workers; `since` as for `Settler.hold`."""
         self._settler.hold(claims, since=since)
         for name, some in by_destination(claims).items():
             crew = self._crews.get(name)
-            if crew is not None:
-                crew.handover.put(some)
-            else:
-                self._settler.give_back(some)
+            give = self._settler.give_back if crew is None else crew.handover.put
+            give(some)
             self._wake.notify(name)
 
     def queued(self, name: str) -> None:

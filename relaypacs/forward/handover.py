@@ -39,6 +39,7 @@ class Handover:
         """Nothing older is in the table, as far as is known."""
         self._look_at: float | None = None
         self._closed = False
+        self._working = 0
         self.puts = 0
         """How often claims were handed over."""
         self.told = 0
@@ -48,6 +49,18 @@ class Handover:
         """How many new deliveries the workers would begin before anything else."""
         with self._lock:
             return self._most - len(self._waiting) if self._drained and self._is_open() else 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a new delivery would be begun at once: there is room, and no worker has anything."""
+        with self._lock:
+            busy = self._working or self._waiting
+            return self._most > 0 and not busy and self._drained and self._is_open()
+
+    def work(self, *, begins: bool) -> None:
+        """A worker begins with what it took, or has ended."""
+        with self._lock:
+            self._working += 1 if begins else -1
 
     def put(self, claims: Sequence[Claim]) -> None:
         """Hand over what was leased, and is held by the settler."""

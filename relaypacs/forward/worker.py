@@ -158,7 +158,11 @@ class Worker:
                 claims = self._claim_for_trial() if trial else self._claim(self._limit)
                 claims = self._with_callers(claims)
             if claims:
-                trouble, answered = self._deliver(claims, trial=trial)
+                self._handover.work(begins=True)
+                try:
+                    trouble, answered = self._deliver(claims, trial=trial)
+                finally:
+                    self._handover.work(begins=False)
         except Exception as bug:
             trouble = self._survive(bug)
         self._site.end_turn(

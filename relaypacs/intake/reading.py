@@ -148,14 +148,15 @@ class Intake:
                 next_scan = time.monotonic() + SCAN_SECONDS
 
     def _gather(self) -> list[tuple[str, int]]:
-        """Hints that follow the first ones, until there is a pause or it has been long enough."""
+        """Hints that follow the first ones, until there is a pause, it has been long enough, or a taker has nothing
+        to do: then rows at once are worth more than fewer commits."""
         until = time.monotonic() + self._gather_most_seconds
         gathered: list[tuple[str, int]] = []
         while True:
             time.sleep(GATHER_SECONDS if self._gather_most_seconds else GATHER_WAITED_SECONDS)
             more = self._hints.wait(0.0)
             gathered += more
-            if not more or time.monotonic() >= until:
+            if not more or time.monotonic() >= until or self._takers.idle():
                 return gathered
 
     def stop(self) -> None:

@@ -14,6 +14,9 @@ class Takers(Protocol):
     def room(self) -> Mapping[str, int]:
         """How many new deliveries of each destination they would begin at once."""
 
+    def idle(self) -> bool:
+        """Whether those of some destination have nothing to do, and would begin at once."""
+
     def hand_over(self, claims: Sequence[Claim], since: tuple[float, float]) -> None:
         """These are leased to them since then (monotonic seconds, seconds since the epoch)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class Rooms:
     clock: Clock = field(default_factory=Clock)
     notified: list[str] = field(default_factory=list)
     workers_room: dict[str, int] = field(default_factory=dict)
+    workers_idle: Callable[[], bool] = field(default=lambda: False)
     handed_over: list[Claim] = field(default_factory=list)
     commits: list[Committed] = field(default_factory=list)
 
@@ -126,6 +127,10 @@ class Rooms:
     def room(self) -> dict[str, int]:
         """As the workers of a node: none here."""
         return dict(self.workers_room)
+
+    def idle(self) -> bool:
+        """As the workers of a node."""
+        return self.workers_idle()
 
     def hand_over(self, claims: Sequence[Claim], since: tuple[float, float]) -> None:
         """As the workers of a node."""

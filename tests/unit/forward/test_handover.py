@@ -89,6 +89,24 @@ def test_room_only_for_a_destination_that_is_known_to_be_up_and_owed_nothing() -
     desk.settler.close(5.0)
 
 
+def test_idle_is_who_has_nothing_and_would_begin_at_once(desk: Desk) -> None:
+    assert desk.handover.is_idle
+    desk.put(1)
+    assert not desk.handover.is_idle, "one waits"
+    desk.take()
+    desk.handover.work(begins=True)
+    assert not desk.handover.is_idle, "one is sent"
+    desk.handover.work(begins=False)
+    assert desk.handover.is_idle
+    desk.handover.queued()
+    assert not desk.handover.is_idle, "the table comes first"
+    assert not Desk().handover.is_idle, "never tried"
+    from_table = Handover(desk.site, desk.settler, most=0)
+    from_table.looked(drained=True, told=0)
+    assert not from_table.is_idle, "nothing is handed over to it"
+    desk.settler.close(5.0)
+
+
 def test_what_is_handed_over_is_taken_once_in_order_the_urgent_first(desk: Desk) -> None:
     desk.put(1, 2)
     desk.put(3, priority=5)

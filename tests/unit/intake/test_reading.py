@@ -97,6 +97,18 @@ def test_hints_are_served_and_stop_ends_it(rooms: Rooms) -> None:
     assert not thread.is_alive()
 
 
+def test_a_stream_of_objects_is_gathered_no_longer_than_until_a_taker_has_nothing_to_do(rooms: Rooms) -> None:
+    class Endless:
+        def wait(self, _timeout_seconds: float) -> list[tuple[str, int]]:
+            return [("segment", 1)]
+
+    rooms.intake._hints = Endless()  # type: ignore[assignment]
+    rooms.intake._gather_most_seconds = 1000.0
+    answers = iter([False, False, True])
+    rooms.workers_idle = lambda: next(answers)
+    assert len(rooms.intake._gather()) == 3
+
+
 def test_a_hint_of_nonsense_changes_nothing(rooms: Rooms) -> None:
     rooms.intake.recover()
     thread = threading.Thread(target=rooms.intake.run)
