@@ -28,6 +28,22 @@ def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
     except SpoolError as problem:
         _refuse(group, problem)
         return
+    try:
+        last = _write_group(writer, segment, group)
+    except BaseException:
+        writer.forsake(segment)
+        raise
+    if last is not None:
+        writer.committed(segment, last)
+    elif group[0].error is None:
+        # A write could lack space, or leave a header without its payload: one by one, in the careful order.
+        writer.give_back(segment)
+        for record in group:
+            _commit_one(writer, record)
+
+
+def _write_group(writer: SpoolWriter, segment: Segment, group: Sequence[Whole]) -> Committed | None:
+    """The last record's place. None where there was no room for all, or with `error` set, and the lease ended."""
     parts: list[bytes | memoryview] = []
     places = []
     at, chain = segment.offset, segment.chain
@@ -53,13 +69,9 @@ def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
             writer.grow(segment, end - segment.offset)
         except SpoolError as problem:
             _refuse(group, problem)
-            return
+            return None
     if end > segment.solid:
-        # A write could lack space, or leave a header without its payload: one by one, in the careful order.
-        writer.give_back(segment)
-        for record in group:
-            _commit_one(writer, record)
-        return
+        return None
     parts.append(segment.end_mark)
     reach("append.commit")
     try:
@@ -68,12 +80,12 @@ def commit_together(writer: SpoolWriter, group: Sequence[Whole]) -> None:
             segment.sync(end)
     except OSError as problem:
         _refuse(group, writer.retire(segment, problem))
-        return
+        return None
     reach("append.synced")
     for record, place in zip(group, places, strict=True):
         record.at = place
     segment.advance(at, chain, len(places))
-    writer.committed(segment, places[-1])
+    return places[-1]
 
 
 def _refuse(group: Sequence[Whole], problem: SpoolError) -> None:
@@ -95,6 +107,18 @@ def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, first: by
 
     SpoolFull if there is no space for its end; SpoolError if the disk failed.
     """
+    try:
+        committed = _write_alone(writer, segment, record, first, at)
+    except SpoolError:  # and the lease has ended
+        raise
+    except BaseException:
+        writer.forsake(segment)
+        raise
+    writer.committed(segment, committed)
+    return committed
+
+
+def _write_alone(writer: SpoolWriter, segment: Segment, record: Whole, first: bytes, at: int) -> Committed:
     number = segment.number
     header, chain = end_header(
         record.begun,
@@ -126,7 +150,6 @@ def commit_alone(writer: SpoolWriter, segment: Segment, record: Whole, first: by
     reach("append.synced")
     committed = Committed(segment.generation, segment.number, segment.offset, end)
     segment.advance(end, chain, 1)
-    writer.committed(segment, committed)
     return committed
 
 

@@ -178,6 +178,11 @@ class SpoolWriter:
         self._record_retired([segment])
         return SpoolError(said)
 
+    def forsake(self, segment: Segment) -> None:
+        """A lease ends in something that was no error of the disk: nobody knows what was written behind the segment's
+        last record, so nothing is any more."""
+        self._record_retired([segment])
+
     def committed(self, segment: Segment, last: Committed) -> None:
         """The segment's records are durable up to and with `last`."""
         self.give_back(segment)

@@ -236,6 +236,36 @@ def test_two_processes_share_the_folder_and_no_segment(tmp_path: Path) -> None:
     assert len({put(spool, b"c").generation for spool in again}) == 4
 
 
+class _OutOfMemory(Disk):
+    """Writes of so many buffers and more fail in this process, not on the disk."""
+
+    most = 1000
+
+    def write(self, fd: int, buffers: Sequence[bytes | memoryview], at: int) -> None:
+        if len(buffers) >= self.most:
+            raise MemoryError
+        super().write(fd, buffers, at)
+
+
+@pytest.mark.parametrize("size", [5000, 400_000])
+def test_what_fails_in_this_process_costs_a_segment_and_no_record(tmp_path: Path, size: int) -> None:
+    disk = _OutOfMemory()
+    spool = writer(tmp_path, disk=disk, durable=True)
+    first = put(spool, data(5000), 1)
+    append = spool.begin(meta(2))
+    append.write([data(size)])
+    disk.most = 2
+    with pytest.raises(MemoryError):
+        append.commit()
+    disk.most = 1000
+    second = put(spool, data(5000), 3)
+    assert second.generation != first.generation, "nothing is written behind what nobody knows"
+    spool.close()
+    read = reader(tmp_path)
+    assert [one.at for at in (first, second) for one in read_all(read, at.generation)] == [first, second]
+    assert read.is_sealed(first.generation), "it can be freed"
+
+
 class _NoStatvfs(Disk):
     def free_bytes(self, folder: Path) -> int:
         raise OSError(errno.EIO, "Input/output error")
