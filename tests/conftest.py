@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--long"):
         return
     for item in items:
-        if "long" in item.keywords:
+        if item.get_closest_marker("long"):  # not `keywords`, which has the names of all folders above
             item.add_marker(pytest.mark.skip(reason="long: run with --long"))
 
 
