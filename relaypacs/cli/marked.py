@@ -14,7 +14,7 @@ from relaypacs.jobs.store import JobStore
 _MENDS: Final = {
     Mark.UNROUTED: "no rule matched, so it goes nowhere; add a [[rule]], then `relaypacs resend STUDY --to DEST`",
     Mark.CONFLICT: "other bytes came under the same SOP Instance UID, and both were kept; `relaypacs trace STUDY`",
-    Mark.UNPARSED: "its head can't be read, so rules see little of it; `relaypacs trace STUDY` says why",
+    Mark.UNPARSED: "its head can't be read, so rules see little of it; `relaypacs trace` of it says why",
 }
 
 
@@ -33,7 +33,7 @@ def marked(store: JobStore, marks: Collection[Mark], *, limit: int, as_json: boo
         [
             [
                 one.mark,
-                say.printable(one.study_instance_uid) or "(no UID)",
+                say.printable(one.study_instance_uid) or f"(no UID; instance {say.printable(one.sop_instance_uid)})",
                 say.printable(one.calling_ae),
                 str(one.instances),
                 say.when(one.last_received_at),

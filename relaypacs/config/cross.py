@@ -16,6 +16,7 @@ from relaypacs.config.doubts import absent_files, slow_patterns
 from relaypacs.config.environment import overlooked
 from relaypacs.config.fallbacks import circles, unkept
 from relaypacs.config.model import Caller, Config, Destination, Node, Receive, Rule, Sidecar, Staging
+from relaypacs.config.options import endpoint
 from relaypacs.config.places import Location, Places, Problem
 from relaypacs.config.problems import names_of
 from relaypacs.config.profiles import STRICT, is_loopback, refusals
@@ -131,7 +132,7 @@ def _about_destinations(config: Config) -> Iterator[str]:
 
 def _is_own_port(destination: Destination, config: Config) -> bool:
     places = {(config.receive.host, config.receive.port)}
-    places |= {(host.strip("[]"), int(port)) for host, _, port in (one.rpartition(":") for one in config.tls.listen)}
+    places |= {endpoint(one) for one in (*config.receive.also_listen, *config.tls.listen)}
     at = {host for host, port in places if port == destination.port}
     return destination.host in at or (bool(at) and is_loopback(destination.host))
 

@@ -42,6 +42,8 @@ class Marked:
     mark: Mark
     study_instance_uid: str
     calling_ae: str
+    sop_instance_uid: str
+    """One of them."""
     instances: int
     first_received_at: float
     last_received_at: float
@@ -65,9 +67,10 @@ class Marks:
         """By study and caller, the last received first, at most `limit`."""
         last = func.max(instance.c.received_at)
         columns = (instance.c.study_instance_uid, association.c.calling_ae)
+        one = func.min(instance.c.sop_instance_uid)
         with self._reading() as connection:
             rows = connection.execute(
-                select(*columns, func.count(), func.min(instance.c.received_at), last)
+                select(*columns, one, func.count(), func.min(instance.c.received_at), last)
                 .join_from(instance, association)
                 .where(_WHICH[mark])
                 .group_by(*columns)

@@ -29,9 +29,9 @@ def test_they_are_listed_by_study_and_caller_the_last_received_first(store: JobS
     ]
     store.take_in(NODE, came, [], [], 60.0)
     found = [
-        Marked(Mark.UNROUTED, "1", "CT2", 1, 40.0, 40.0),
-        Marked(Mark.UNROUTED, "1", "CT1", 2, 10.0, 30.0),
-        Marked(Mark.UNROUTED, "2", "CT1", 1, 20.0, 20.0),
+        Marked(Mark.UNROUTED, "1", "CT2", "1.3", 1, 40.0, 40.0),
+        Marked(Mark.UNROUTED, "1", "CT1", "1.1", 2, 10.0, 30.0),
+        Marked(Mark.UNROUTED, "2", "CT1", "2.1", 1, 20.0, 20.0),
     ]
     assert store.marks.studies(Mark.UNROUTED, limit=10) == found
     assert store.marks.studies(Mark.UNROUTED, limit=2) == found[:2]
@@ -41,4 +41,4 @@ def test_they_are_listed_by_study_and_caller_the_last_received_first(store: JobS
 def test_what_nobody_can_read_is_listed_without_a_study(store: JobStore) -> None:
     keys = RoutingKeys(problem="the dataset's head ends early")
     store.take_in(NODE, [arrival("1.1", keys=keys), arrival("2.1")], [], [], 60.0)
-    assert store.marks.studies(Mark.UNPARSED, limit=10) == [Marked(Mark.UNPARSED, "", "CT1", 1, 100.0, 100.0)]
+    assert store.marks.studies(Mark.UNPARSED, limit=10) == [Marked(Mark.UNPARSED, "", "CT1", "1.1", 1, 100.0, 100.0)]

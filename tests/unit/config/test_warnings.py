@@ -84,6 +84,7 @@ def test_one_pacs_under_two_names() -> None:
         ("localhost", 11112, "relay", "nobody is called relay"),
         ("10.0.0.5", 11112, "OTHER", "nobody is called OTHER"),
         ("10.0.0.5", 2762, "RELAY", "comes back for ever"),
+        ("::1", 105, "RELAY", "comes back for ever"),
         ("127.0.0.1", 104, "RELAY", ""),
         ("10.0.0.6", 11112, "RELAY", ""),
     ],
@@ -91,7 +92,7 @@ def test_one_pacs_under_two_names() -> None:
 def test_a_destination_that_is_this_node(host: str, port: int, called: str, told: str) -> None:
     config = Config.model_validate(
         {
-            "receive": {"host": "10.0.0.5", "ae_titles": ["RELAY"]},
+            "receive": {"host": "10.0.0.5", "also_listen": ["[::1]:105"], "ae_titles": ["RELAY"]},
             "tls": {"listen": ["10.0.0.5:2762"], "certificate": "/a", "key": "/b"},
             "destination": [{"name": "d", "kind": "dimse", "host": host, "port": port, "called_ae": called}],
         }
