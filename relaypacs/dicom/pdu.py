@@ -19,13 +19,16 @@ HEADER = struct.Struct(">BxI")  # PDU type, PDU length
 _PDV = struct.Struct(">IBB")  # PDV length, presentation context id, message control header: PS3.8 9.3.5.1, E.2
 PDATA_PDV = struct.Struct(">BxIIBB")  # a PDU header and that of its first PDV
 _NO_HEADER = (0, 0, 0, 0, 0)
-_ITEM = struct.Struct(">BxH")  # item type, item length: PS3.8 9.3.2
+ITEM = struct.Struct(">BxH")  # item type, item length: PS3.8 9.3.2
 HEADER_BYTES = 6
 ASSOCIATE_FIXED_BYTES = 68  # of an A-ASSOCIATE-RQ or -AC behind the header, PS3.8 tables 9-11 and 9-17
 MAX_CONTEXTS = 128  # odd ids 1-255, PS3.8 7.1.1.13
 PDV_OVERHEAD_BYTES = 6
 SMALLEST_MAX_PDU_BYTES = 128
 """A peer that takes less than this in one PDU can't be talked to (PS3.8 D.1 sets no bound; real ones take 4 KiB)."""
+LENGTH_IF_NONE = 16384
+"""What is taken for the Maximum Length of a peer that doesn't say it, though PS3.7 D.3.3.1 demands it: everybody
+takes that."""
 
 COMMAND, LAST = 0x01, 0x02  # bits of the message control header, PS3.8 E.2
 MAX_FRAGMENTS = 512
@@ -257,11 +260,11 @@ def items(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """
     while start < end:
         if start + 4 > end:
-            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE-RQ is cut")
-        kind, length = _ITEM.unpack_from(data, start)
+            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE PDU is cut")
+        kind, length = ITEM.unpack_from(data, start)
         start += 4 + length
         if start > end:
-            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE-RQ reaches past its end")
+            raise PduError(AbortReason.INVALID_PARAMETER, "an item of an A-ASSOCIATE PDU reaches past its end")
         yield kind, start - length, start
 
 
@@ -275,7 +278,7 @@ def associate_rq_without_contexts(head: AssociateHead, calling_ae: str, called_a
 def associate_ac_with_contexts(pdu: bytes, context_items: bytes) -> bytes:
     """An encoded A-ASSOCIATE-AC without presentation contexts, with these behind its application context."""
     place = HEADER_BYTES + ASSOCIATE_FIXED_BYTES
-    place += 4 + int(_ITEM.unpack_from(pdu, place)[1])
+    place += 4 + int(ITEM.unpack_from(pdu, place)[1])
     body = pdu[HEADER_BYTES:place] + context_items + pdu[place:]
     return HEADER.pack(A_ASSOCIATE_AC, len(body)) + body
 

@@ -75,6 +75,8 @@ class HttpPeer:
         self._tls = tls
         self._renew = renew
         self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
+        """The connection's, also once it says that it closes and only its answer has it."""
 
     def request(
         self,
@@ -133,7 +135,7 @@ class HttpPeer:
         """Close the connection; idempotent."""
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection = self._socket = None
 
     def _failed(self, sentence: str) -> ExchangeFailed:
         self.close()
@@ -156,7 +158,7 @@ class HttpPeer:
             raise ConnectFailed(unreachable(_cause(error))) from None
         # From here on it bounds each read and each piece that is sent.
         connection.timeout = self._response_timeout_seconds
-        self._connection = connection
+        self._connection, self._socket = connection, connection.sock
         return connection
 
     def _exchange(
@@ -179,17 +181,18 @@ class HttpPeer:
                 pass
             raise
         # Its first byte in time, and the rest of its head in as much again, whatever comes before it (100 Continue).
-        with _cut_after(2 * self._response_timeout_seconds, connection.sock):
+        with _cut_after(2 * self._response_timeout_seconds, self._socket):
             return connection.getresponse()
 
     def _read(self, response: BaseHTTPResponse, limit_bytes: int) -> Answer:
-        deadline = time.monotonic() + self._response_timeout_seconds
         body = bytearray()
         whole = response.headers.get("Content-Encoding", "identity").lower() == "identity"
         try:
-            while whole and (chunk := response.read1(_READ_BYTES, decode_content=False)):
-                body += chunk
-                whole = len(body) <= limit_bytes and time.monotonic() < deadline
+            # All of it in time, also what is no piece of the body: the length of a chunk, trailers.
+            with _cut_after(self._response_timeout_seconds, self._socket):
+                while whole and (chunk := response.read1(_READ_BYTES, decode_content=False)):
+                    body += chunk
+                    whole = len(body) <= limit_bytes
         except (OSError, HTTPError, http.client.HTTPException):
             whole = False
         if not whole or response.headers.get("Connection", "").lower() == "close":

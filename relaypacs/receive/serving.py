@@ -20,12 +20,15 @@ from relaypacs.dicom.command import (
     C_ECHO_RQ,
     C_STORE_RQ,
     RESPONSE,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
     UNRECOGNIZED_OPERATION,
     CommandError,
     CommandSet,
     decode_command,
     encode_response,
 )
+from relaypacs.dicom.contexts import VERIFICATION
 from relaypacs.dicom.pdu import AbortReason, AssociateHead, PduError, abort_pdu, reject_pdu
 from relaypacs.dicom.proposals import describe
 from relaypacs.failpoint import reach
@@ -195,7 +198,7 @@ class Serving:
             calling_ae=self._admitted.calling_ae,
             called_ae=self._admitted.called_ae,
             peer=self._peer,
-            peer_max_pdu_bytes=16384 if (length := association.requestor.maximum_length) is None else length,
+            peer_max_pdu_bytes=association.requestor.maximum_length or 0,
             receipt=room.receipts.wait if room.receipts and room.receipts.wanted_by(self._admitted.caller) else None,
         )
         accepted = association.negotiated.accepted if association.negotiated else ()
@@ -248,10 +251,8 @@ class Serving:
                 is_storage=abstract_syntax in self._offer.storage,
             )
         if request.field == C_ECHO_RQ and not request.has_dataset:
-            association.inline.deliver(command, request)
-            _, message = association.dimse.get_msg(block=False)
-            if message is not None:
-                association._serve_request(message, command.context_id)
+            meant = abstract_syntax == VERIFICATION and request.sop_class_uid in ("", VERIFICATION)
+            lane.answer(command.context_id, encode_response(request, SUCCESS if meant else SOP_CLASS_NOT_SUPPORTED))
             return None
         return self._unrecognized(command.context_id, request, lane)
 

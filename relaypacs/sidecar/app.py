@@ -82,11 +82,13 @@ def make_app(
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
 
-    return Starlette(
+    app = Starlette(
         routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)],
         middleware=[Middleware(_Watched), Middleware(Gate, token=token, requests_per_minute=requests_per_minute)],
         exception_handlers={HTTPException: _refusal},
     )
+    app.router.redirect_slashes = False  # a redirect would repeat the client's Host
+    return app
 
 
 class Readiness:

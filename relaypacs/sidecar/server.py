@@ -30,7 +30,7 @@ GRACE_SECONDS = 1
 """Time running answers have when told to stop."""
 MAX_HEAD_BYTES = 16 * 1024
 MAX_CONNECTIONS = 64
-"""More get a 503 at once."""
+"""More take the place of those that ask nothing; where all are being answered, they get a 503 at once."""
 
 
 class BoundedHttp(H11Protocol):
@@ -38,10 +38,29 @@ class BoundedHttp(H11Protocol):
 
     request_seconds = REQUEST_SECONDS
     _deadline: asyncio.TimerHandle | None = None
+    _asked_nothing_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._asked_nothing_since = self.loop.time()
         self._give_up_in(self.request_seconds)
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self._take_a_place()
+
+    def _take_a_place(self) -> None:
+        """So that a probe is answered however many connections somebody leaves open."""
+        idle = [
+            one for one in self.connections if isinstance(one, BoundedHttp) and one is not self and one.asks_nothing
+        ]
+        if idle:
+            longest = min(idle, key=lambda one: one._asked_nothing_since)
+            self.connections.discard(longest)
+            longest.transport.abort()
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether no request of it is being answered."""
+        return self.cycle is None or self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._give_up_in(None)
@@ -50,12 +69,13 @@ class BoundedHttp(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self.asks_nothing:
             self._give_up_in(ANSWER_SECONDS)
         elif self._deadline is None:
             self._give_up_in(self.request_seconds)
 
     def on_response_complete(self) -> None:
+        self._asked_nothing_since = self.loop.time()
         self._give_up_in(None)
         super().on_response_complete()
 

@@ -12,6 +12,7 @@ import socket
 from relaypacs.dicom.contexts import Offer, negotiate
 from relaypacs.dicom.pdu import (
     A_ASSOCIATE_RQ,
+    LENGTH_IF_NONE,
     SMALLEST_MAX_PDU_BYTES,
     AbortReason,
     AssociateHead,
@@ -67,7 +68,9 @@ def accept(
         if inline.state == "Sta3":
             association.requestor.primitive = inline.receive_pdu(wait=False)
             length = association.requestor.maximum_length
-            if length is not None and 0 < length < SMALLEST_MAX_PDU_BYTES:
+            if length is None and association.requestor.primitive is not None:
+                association.requestor.primitive.maximum_length_received = LENGTH_IF_NONE
+            elif length is not None and 0 < length < SMALLEST_MAX_PDU_BYTES:
                 raise PduError(AbortReason.INVALID_PARAMETER, "the peer takes almost nothing in a PDU")
             association.acse.negotiate_association()
             association.negotiated = negotiated

@@ -16,7 +16,7 @@ from pynetdicom.presentation import PresentationContext
 from relaypacs.dicom.command import CommandError, CommandSet, decode_command
 from relaypacs.dicom.contexts import VERIFICATION
 from relaypacs.dicom.message import message_groups
-from relaypacs.dicom.pdu import SMALLEST_MAX_PDU_BYTES, AbortReason, PduError
+from relaypacs.dicom.pdu import LENGTH_IF_NONE, SMALLEST_MAX_PDU_BYTES, AbortReason, PduError
 from relaypacs.upper.element import InlineAssociation, address
 from relaypacs.upper.errors import (
     AnswerTimeout,
@@ -139,11 +139,13 @@ def _negotiate(association: InlineAssociation, reader: Reader) -> Requested:
     answer = association.acceptor.primitive
     if association.is_rejected and answer is not None:
         requested.close()
-        raise AssociationRejected(answer.result or 0, answer.result_source or 0, answer.diagnostic or 0)
+        raise AssociationRejected(*association.inline.peer_rejection)
     if association.is_established:
         if 0 < requested.peer_max_pdu_bytes < SMALLEST_MAX_PDU_BYTES:
             association.inline.fail(PduError(AbortReason.INVALID_PARAMETER, "it takes almost nothing in a PDU"))
             raise requested.ended("in answer to the association request")
+        if association.acceptor.maximum_length is None and answer is not None:
+            answer.maximum_length_received = LENGTH_IF_NONE  # pynetdicom's services divide by it
         association.acse_timeout = _RELEASE_TIMEOUT_SECONDS
         return requested
     if association.inline.lost_because and isinstance(requested.stream, TlsStream):
@@ -184,9 +186,8 @@ class Requested:
         """(abstract syntax, transfer syntax) that the peer took -> presentation context id (the lowest of several)."""
         self.operations = 1
         """How many requests may be under way at once (PS3.7 D.3.3.3)."""
-        # Missing (PS3.7 D.3.3.1 demands it): what every implementation takes.
         length = association.acceptor.maximum_length if association.acceptor.primitive else None
-        self.peer_max_pdu_bytes = 16384 if length is None else length
+        self.peer_max_pdu_bytes = LENGTH_IF_NONE if length is None else length
         """Longest P-DATA-TF the peer takes; 0 means unlimited."""
 
     @property
@@ -233,7 +234,9 @@ class Requested:
             if isinstance(part, Command):
                 command = decode_command(part.data)
                 if command.has_dataset:
-                    part = inline.reader.read_dataset(part.context_id, collect or _skip)
+                    part = inline.reader.read_dataset(
+                        part.context_id, collect or _skip, within_seconds=inline.reader.pdu_timeout_seconds
+                    )
                     if part is None:
                         return command
                 else:

@@ -8,22 +8,29 @@ A broken connection, a broken protocol and an abort end up as primitives in `to_
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pynetdicom import pdu as pdus
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_AC, P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.timer import Timer
 
 from relaypacs.dicom.command import C_CANCEL_RQ, CommandError, CommandSet, decode_command
-from relaypacs.dicom.pdu import A_ABORT, A_ASSOCIATE_RQ, AbortReason, PduError, associate_ac_with_contexts
+from relaypacs.dicom.pdu import (
+    A_ABORT,
+    A_ASSOCIATE_RJ,
+    A_ASSOCIATE_RQ,
+    AbortReason,
+    PduError,
+    associate_ac_with_contexts,
+)
 from relaypacs.upper.inline import InlineSocket, Line, decoded_request
 from relaypacs.upper.reader import Command, Pdu, Reader
+from relaypacs.upper.received import for_decoder
 from relaypacs.upper.stream import Stream
 
 if TYPE_CHECKING:
@@ -63,6 +70,8 @@ class InlineDul(DULServiceProvider):
         self.timed_out = False
         self.peer_abort: tuple[int, int] | None = None
         """Source and reason of the A-ABORT the peer sent (PS3.8 9.3.8)."""
+        self.peer_rejection = (0, 0, 0)
+        """Result, source and reason of the A-ASSOCIATE-RJ the peer sent (PS3.8 9.3.4)."""
 
     @property
     def state(self) -> str:
@@ -105,11 +114,13 @@ class InlineDul(DULServiceProvider):
                     self._forget_primitives()  # no place for it in this state: the association is over
 
     def _send(self, pdu: Any) -> None:
-        if isinstance(pdu, A_ABORT_RQ) and self._abort_reason:
+        if isinstance(pdu, pdus.A_ABORT_RQ) and self._abort_reason:
             # pynetdicom's AA-1, AA-8 don't say why; PS3.8 9.3.8 has words for it.
             pdu.source, pdu.reason_diagnostic = 0x02, int(self._abort_reason)
         data = pdu.encode()
-        self._write(associate_ac_with_contexts(data, self.context_items) if isinstance(pdu, A_ASSOCIATE_AC) else data)
+        self._write(
+            associate_ac_with_contexts(data, self.context_items) if isinstance(pdu, pdus.A_ASSOCIATE_AC) else data
+        )
 
     def accept(self, pdu: bytes) -> None:
         """Action AE-7 (PS3.8 9.2.3) with an A-ASSOCIATE-AC that is encoded but for its presentation contexts."""
@@ -194,18 +205,21 @@ class InlineDul(DULServiceProvider):
         with self._turn:
             try:
                 pdu, event = self._decode(part)
-            except Exception:  # whatever a hostile peer makes pynetdicom's decoder raise
+                self._recv_pdu.put(pdu)
+                self._do(event)
+            except PduError as error:
+                self.fail(error)
+            except Exception:  # whatever a hostile peer makes pynetdicom's decoder and actions raise
                 self.fail(PduError(AbortReason.INVALID_PARAMETER, "a PDU can't be decoded"))
-                return
-            if part.kind == A_ABORT:
-                self.peer_abort = (part.data[8], part.data[9])
-            self._recv_pdu.put(pdu)
-            self._do(event)
 
     def _decode(self, part: Pdu) -> tuple[Any, str]:
-        if part.kind == A_ASSOCIATE_RQ and len(part.data) <= _REMEMBERED_BYTES:
+        if part.kind == A_ABORT:
+            self.peer_abort = (part.data[8], part.data[9])
+        elif part.kind == A_ASSOCIATE_RJ:
+            self.peer_rejection = (part.data[7], part.data[8], part.data[9])
+        elif part.kind == A_ASSOCIATE_RQ and len(part.data) <= _REMEMBERED_BYTES:
             return decoded_request(part.data), "Evt6"
-        return self._decode_pdu(bytearray(part.data))
+        return self._decode_pdu(bytearray(for_decoder(part)))
 
     def deliver(self, command: Command, known: CommandSet | None = None) -> None:
         """Hand a message to pynetdicom's DIMSE provider, with its dataset where it has one (bounded)."""
@@ -225,7 +239,7 @@ class InlineDul(DULServiceProvider):
         primitive = P_DATA()
         primitive.presentation_data_value_list = [[context_id, data]]  # type: ignore[list-item]  # it insists on a list
         with self._turn:
-            self._recv_pdu.put(P_DATA_TF(primitive))
+            self._recv_pdu.put(pdus.P_DATA_TF(primitive))
             self._do("Evt10")
 
     def _read_identifier(self, context_id: int) -> bytes:
@@ -237,7 +251,7 @@ class InlineDul(DULServiceProvider):
             if len(collected) > MAX_IDENTIFIER_BYTES:
                 raise PduError(AbortReason.INVALID_PARAMETER, "a dataset that is not to be stored is over the limit")
 
-        cut = self.reader.read_dataset(context_id, collect)
+        cut = self.reader.read_dataset(context_id, collect, within_seconds=self.reader.pdu_timeout_seconds)
         if cut is not None:
             self.take(cut)
             raise EOFError("a dataset was cut")
@@ -286,11 +300,8 @@ class InlineDul(DULServiceProvider):
             event = self.event_queue.get_nowait()
 
     def _forget_primitives(self) -> None:
-        try:
-            while True:
-                self.to_provider_queue.get_nowait()
-        except queue.Empty:
-            pass
+        while not self.to_provider_queue.empty():
+            self.to_provider_queue.get_nowait()
 
     def close(self, linger_seconds: float) -> None:
         """Wait in Sta13 for the peer to close (ARTIM, PS3.8 9.1.5), then close and return the buffer."""

@@ -22,6 +22,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from relaypacs.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from relaypacs.dicom.pdu import APPLICATION_CONTEXT
+from relaypacs.dicom.user_information import without_what_decides_nothing
 from relaypacs.upper.stream import Stream
 
 if TYPE_CHECKING:
@@ -139,8 +140,8 @@ def plain_accept(max_pdu_bytes: int) -> tuple[A_ASSOCIATE, bytes]:
 
 @functools.lru_cache(maxsize=64)
 def decoded_request(pdu: bytes) -> A_ASSOCIATE_RQ:
-    """An A-ASSOCIATE-RQ as pynetdicom's decoder reads it, which raises anything. It is only read from: a modality asks
-    with the same bytes every time."""
+    """An A-ASSOCIATE-RQ as pynetdicom's decoder reads it, which raises anything, less what decides nothing. It is only
+    read from: a modality asks with the same bytes every time."""
     request = A_ASSOCIATE_RQ()
-    request.decode(pdu)
+    request.decode(without_what_decides_nothing(pdu))
     return request

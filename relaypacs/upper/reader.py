@@ -7,6 +7,7 @@ breaks PS3.8, EOFError when it closed, TimeoutError when it is silent, OSError w
 
 from __future__ import annotations
 
+import math
 import mmap
 import time
 from collections.abc import Callable, Sequence
@@ -140,14 +141,18 @@ class Reader:
         context_id: int,
         sink: Callable[[Sequence[memoryview]], None],
         last: Callable[[Sequence[memoryview]], None] | None = None,
+        *,
+        within_seconds: float = math.inf,
     ) -> Pdu | None:
         """Stream a dataset to `sink` as views, in order, valid only during the call; at most one call per full buffer.
 
+        `within_seconds`: how long it may take in all, besides the longest silence.
         None: its last fragment was read and handed over, to `last` if there is one: those views are valid until more
         is read. A `Pdu`: it was cut by that PDU (A-ABORT).
         """
         walker = self._walker
         walker.expect_dataset(context_id)
+        deadline = time.monotonic() + within_seconds
         if self._view is None:
             self._view = self._buffers.take()
         view, capacity = self._view, len(self._view)
@@ -165,7 +170,7 @@ class Reader:
             if why is Stop.FULL:
                 continue
             reach("reader.mid-dataset")
-            self._fill(self.pdu_timeout_seconds)
+            self._fill(min(self.pdu_timeout_seconds, deadline - time.monotonic()))
 
     def _read_other(self, deadline: float) -> Pdu:
         """A PDU that begins at the position and is no P-DATA-TF: checked, then read whole."""
@@ -187,6 +192,8 @@ class Reader:
     def _fill(self, timeout_seconds: float) -> None:
         """Read more within `timeout_seconds`. Makes room when the buffer is full: earlier views must be done with."""
         assert self._view is not None
+        if timeout_seconds <= 0:
+            raise TimeoutError("the peer is too slow")  # however much there is to be read
         self._make_room()
         count = self.stream.recv_into(self._view[self._end :], timeout_seconds)
         if count == 0:

@@ -23,8 +23,10 @@ from tests.peers.raw import (
     RELEASE_RQ,
     RJ,
     RQ,
+    VERIFICATION,
     Raw,
     associate_rq,
+    element,
     item,
     pdu,
     pdv,
@@ -91,6 +93,53 @@ def test_object_without_dataset(receiver: Receiver) -> None:
         assert peer.store(None) == 0xC000
         assert peer.store(b"") == 0xC000
         assert peer.store(b"good") == 0
+
+
+@pytest.mark.parametrize(
+    ("max_length", "more"),
+    [
+        (None, b""),
+        (16384, item(0x55, b"SCANNER_3\0")),
+        (16384, item(0x55, b"seventeen letters")),
+        (16384, item(0x55, "GERÄT".encode("latin-1"))),
+        (16384, item(0x5F, b"nobody knows this") + item(0x54, b"\0\0\1\1") + item(0x56, b"odd")),
+        (16384, item(0x57, bytes(4)) * 8000),
+    ],
+    ids=["no length", "NUL", "long", "no ASCII", "unknown items", "thousands"],
+)
+def test_what_a_peer_says_of_itself_decides_nothing(receiver: Receiver, max_length: int | None, more: bytes) -> None:
+    with Raw(receiver.port) as peer:
+        assert peer.associate(max_length=max_length, more=more) == AC
+        assert peer.store(b"data") == 0
+        peer.send_message(request(0x0030, sop_class=VERIFICATION), context_id=3)
+        assert peer.read_status() == 0
+        peer.release()
+
+
+@pytest.mark.parametrize(
+    ("context_id", "sop_class", "status"),
+    [(3, VERIFICATION, 0), (3, "", 0), (3, CT, 0x0122), (1, VERIFICATION, 0x0122), (1, CT, 0x0122)],
+)
+def test_every_echo_has_an_answer(receiver: Receiver, context_id: int, sop_class: str, status: int) -> None:
+    asked = request(0x0030, sop_class=sop_class)
+    if not sop_class:
+        asked = element(0x0000, struct.pack("<I", len(asked) - 20)) + asked[20:]  # without the element
+    with Raw(receiver.port) as peer:
+        peer.associate()
+        peer.send_message(asked, context_id=context_id)
+        assert peer.read_status() == status
+        assert peer.store(b"data") == 0
+
+
+@pytest.mark.parametrize("said", [(2, 3), (255, 255)])
+def test_an_abort_of_no_known_reason_is_no_error_of_ours(receiver: Receiver, said: tuple[int, int]) -> None:
+    with Raw(receiver.port) as peer:
+        peer.associate()
+        peer.send(pdu(ABORT, bytes((0, 0, *said))))
+        assert peer.is_closed()
+    (end,) = receiver.wait_ends(1)
+    assert (end["outcome"], end["reason"]) == ("peer-aborted", f"the peer aborted ({said[0]}/{said[1]})")
+    assert not receiver.lines("association-failed")
 
 
 def test_storing_in_the_verification_context(receiver: Receiver) -> None:

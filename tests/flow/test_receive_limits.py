@@ -80,7 +80,7 @@ def test_who_only_begins_fills_no_log(tmp_path: Path, begins: str) -> None:
         ends = [line for line in lines if line["event"] in ("connection-closed", "connection-refused")]
         again = [line for line in lines if line["event"].endswith("-again")]
     assert len(ends) == LINES
-    assert [line["more"] for line in again] == [many - LINES]
+    assert sum(line["more"] for line in again) == many - LINES
     assert len(lines) < 15
 
 

@@ -34,7 +34,8 @@ _HEADER = """\
     except OSError as problem:
         raise writer.retire(segment, problem) from problem
 """
-_CAREFUL = "    if end > segment.solid:\n        # A write"
+_RETIRED = "        self._record_retired([segment])\n        return SpoolError(said)\n"
+_CAREFUL = "    if end > segment.solid:\n        return None\n"
 _SYNC = "        self._disk.sync(self._fd)\n        if end > self.solid:\n"
 _SYNC_TWICE = """\
         try:
@@ -81,7 +82,11 @@ MUTANTS: dict[str, tuple[Edit, ...]] = {
     "a failed sync is tried again": (Edit("segment.py", _SYNC, _SYNC_TWICE),),
     "a failed segment is neither marked nor proved": (
         Edit("writer.py", "        segment.unmark()\n", ""),
-        Edit("writer.py", "        self._record_retired([segment])\n", "        segment._disk.close(segment._fd)\n"),
+        Edit(
+            "writer.py",
+            _RETIRED,
+            _RETIRED.replace("self._record_retired([segment])", "segment._disk.close(segment._fd)"),
+        ),
         Edit("reader.py", "            self._disk.forget(file.fd, start, end - start)\n", ""),
     ),
     "freed without a directory sync": (Edit("reader.py", _FREED, _FREED.split("\n", 1)[1]),),

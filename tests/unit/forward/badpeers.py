@@ -10,8 +10,10 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from relaypacs.dicom.command import encode_response
+from relaypacs.dicom.command import NO_DATASET, encode_response
+from relaypacs.dicom.pdu import abort_pdu
 from relaypacs.model import State
 from tests.unit.forward.dimsepeer import Connection
 from tests.unit.forward.webpeer import Reply, Request, module
@@ -109,6 +111,63 @@ def answers_another_message(peer: Connection) -> None:
         peer.file.read(1)
 
 
+def aborts_for_no_known_reason(peer: Connection) -> None:
+    peer.accept()
+    peer.read_object()
+    peer.send(abort_pdu(2, 3))
+
+
+def answers_without_end(*pieces: bytes, pause_seconds: float = 0.0, has_dataset: bool = False) -> Serve:
+    """After an object: a C-STORE-RSP that says a dataset follows, if there is to be one, then these for ever."""
+
+    def serve(peer: Connection) -> None:
+        peer.accept()
+        context_id, command, _ = peer.read_object()
+        if command is None:
+            return
+        if has_dataset:
+            none, some = (struct.pack("<HHIH", 0, 0x0800, 2, one) for one in (NO_DATASET, 0))
+            peer.send_message(context_id, encode_response(command, 0).replace(none, some))
+        with suppress(OSError):
+            while True:
+                for piece in pieces:
+                    peer.send(piece.replace(_CONTEXT, bytes((context_id,))))
+                time.sleep(pause_seconds)
+
+    return serve
+
+
+_CONTEXT = b"@"
+
+
+def _data(control: int, data: bytes) -> bytes:
+    return struct.pack(">BxIIcB", 4, len(data) + 6, len(data) + 2, _CONTEXT, control) + data
+
+
+def accepts(**how: object) -> Serve:
+    """And takes everything."""
+
+    def serve(peer: Connection) -> None:
+        peer.accept(**how)  # type: ignore[arg-type]
+        while peer.store():
+            pass
+
+    return serve
+
+
+_ODD = b"".join(
+    struct.pack(">BxH", kind, len(value)) + value
+    for kind, value in (
+        (0x55, b"SCANNER_3\0"),
+        (0x55, b"seventeen letters"),
+        (0x55, "GERÄT".encode("latin-1")),
+        (0x5F, b"nobody knows this"),
+        (0x54, b"\0\0\1\1"),
+        (0x56, b"odd"),
+    )
+)
+
+
 DIMSE: dict[str, tuple[Serve, dict[State, int]]] = {
     "rejects for good": (rejects(1, 1, 1), NEVER),
     "rejects our title": (rejects(1, 1, 3), NEVER),
@@ -128,10 +187,20 @@ DIMSE: dict[str, tuple[Serve, dict[State, int]]] = {
     "warns": (answers(0xB007), {DELIVERED: OBJECTS}),
     "unknown status": (answers(0x4711), {DEFERRED: OBJECTS}),
     "Pending": (answers(0xFF00), {DEFERRED: OBJECTS}),
+    "rejects for no known reason": (rejects(3, 1, 0), NEVER),
+    "aborts for no known reason": (aborts_for_no_known_reason, NEVER),
+    "a flood behind its answer": (answers_without_end(_data(0, bytes(16000)), has_dataset=True), NEVER),
+    "drips behind its answer": (answers_without_end(_data(0, b"x"), pause_seconds=0.1, has_dataset=True), NEVER),
+    "an answer of empty pieces": (answers_without_end(_data(1, b"") * 500), NEVER),
+    "says no Maximum Length": (accepts(max_pdu_bytes=None), {DELIVERED: OBJECTS}),
+    "odd about itself": (accepts(informs=_ODD), {DELIVERED: OBJECTS}),
 }
 
 
-HANGS = ("hangs before accepting", "hangs in an object", "hangs before the answer", "half an answer")
+HANGS = (
+    *("hangs before accepting", "hangs in an object", "hangs before the answer", "half an answer"),
+    *("a flood behind its answer", "drips behind its answer", "an answer of empty pieces"),
+)
 """What ends by a timeout."""
 
 
@@ -162,8 +231,12 @@ WEB: dict[str, tuple[Callable[[Request], Reply], dict[State, int]]] = {
     "503": (lambda _: Reply(503), {DEFERRED: OBJECTS}),
     "drips its answer": (lambda request: Reply(200, module(request.uids), drip=True), {DEFERRED: OBJECTS}),
     "never ends its head": (lambda _: Reply(200, endless_head=True), {DEFERRED: OBJECTS}),
+    "never ends its trailers": (lambda r: Reply(200, module(r.uids), endless=b"0\r\nX: y\r\n"), {DEFERRED: OBJECTS}),
+    "never ends a length": (lambda r: Reply(200, module(r.uids), endless=b"0"), {DEFERRED: OBJECTS}),
     "never answers": (lambda _: Reply(200, silent=True), {DEFERRED: OBJECTS}),
     "redirects": (lambda _: Reply(307, headers={"Location": "http://169.254.169.254/"}), {DEFERRED: OBJECTS}),
 }
-SLOW = ("drips its answer", "never ends its head", "never answers")
+SLOW = (
+    *("drips its answer", "never ends its head", "never ends its trailers", "never ends a length", "never answers"),
+)
 """What ends by a timeout."""

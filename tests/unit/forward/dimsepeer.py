@@ -48,9 +48,9 @@ class Connection:
                 if control == 2 or (control == 3 and not decode_command(command).has_dataset):
                     return context_id, decode_command(command), length
 
-    def accept(self, max_pdu_bytes: int = 16384, operations: int | None = None) -> None:
+    def accept(self, max_pdu_bytes: int | None = 16384, operations: int | None = None, informs: bytes = b"") -> None:
         """Read A-ASSOCIATE-RQ and accept every context with its first transfer syntax (PS3.8 9.3.3); grant a window
-        of `operations` if given (PS3.7 D.3.3.3)."""
+        of `operations` if given (PS3.7 D.3.3.3). `informs`: more user information; None is no Maximum Length."""
         _, body = self.read_pdu()
         answer = body[:68] + _item(0x10, b"1.2.840.10008.3.1.1.1")
         at = 68
@@ -64,7 +64,8 @@ class Connection:
                 size = struct.unpack_from(">H", item, inner + 2)[0]
                 answer += _item(0x21, item[:1] + b"\0\0\0" + item[inner : inner + 4 + size])
             at += 4 + length
-        user = _item(0x51, struct.pack(">I", max_pdu_bytes)) + _item(0x52, b"1.2.3.4")
+        user = b"" if max_pdu_bytes is None else _item(0x51, struct.pack(">I", max_pdu_bytes))
+        user += _item(0x52, b"1.2.3.4") + informs
         if operations is not None:
             assert b"\x53\x00\x00\x04" in body
             user += _item(0x53, struct.pack(">HH", operations, 1))

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -27,7 +28,8 @@ class Request:
 @dataclass
 class Reply:
     """What to answer. `cut`: close the connection without any answer; `silent`: keep it, and say nothing; `drip`: a
-    byte of the body at a time; `endless_head`: header after header."""
+    byte of the body at a time; `endless_head`: header after header; `endless`: behind the body, sent in chunks, its
+    first line, then its last one again and again."""
 
     status: int
     body: bytes = b""
@@ -36,6 +38,7 @@ class Reply:
     silent: bool = False
     drip: bool = False
     endless_head: bool = False
+    endless: bytes = b""
 
 
 def module(stored: Sequence[str] = (), failed: Mapping[str, int | None] | None = None, others: int = 0) -> bytes:
@@ -93,6 +96,9 @@ class WebPeer:
                 while reply.endless_head and not peer.closing.wait(_DRIP_SECONDS):
                     self.send_header("X-More", "and more")
                     self.flush_headers()
+                if reply.endless:
+                    self._never_end(reply)
+                    return
                 for name, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -102,6 +108,15 @@ class WebPeer:
                         return
                 if not reply.drip:
                     self.wfile.write(reply.body)
+
+            def _never_end(self, reply: Reply) -> None:
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                first, *rest = reply.endless.splitlines(keepends=True)
+                self.wfile.write(b"%x\r\n%b\r\n%b" % (len(reply.body), reply.body, first))
+                with suppress(OSError):
+                    while not peer.closing.wait(_DRIP_SECONDS):
+                        self.wfile.write(rest[-1] if rest else first)
 
             def log_message(self, *_: object) -> None:
                 pass

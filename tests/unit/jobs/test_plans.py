@@ -150,7 +150,7 @@ def test_metrics_read_indexes_only(store: JobStore, tmp_path: Path, name: str) -
         {
             "queue": lambda: store.queue(1.0),
             "next attempts": lambda: store.queue(1.0, next_attempts=True),
-            "counts": store.counts,
+            "counts": store.marks.counts,
             "ledger": store.ledger,
         }[name]()
     found = plans(tmp_path, seen)

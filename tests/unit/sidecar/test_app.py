@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from prometheus_client import REGISTRY
@@ -192,15 +192,57 @@ def test_a_client_that_stops_talking_is_given_up(sent: bytes) -> None:
             pass  # TimeoutError would mean that it still waits
 
 
-def test_more_connections_than_allowed_get_503_and_leave_no_trace() -> None:
-    with serving() as port:
-        idle = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(server.MAX_CONNECTIONS)]
-        time.sleep(0.2)
-        assert ask(port, "/healthz")[0] == 503
-        for raw in idle:
+REQUEST = b"GET /%b HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def is_answered(raw: socket.socket) -> bool:
+    raw.sendall(REQUEST % b"healthz")
+    received = b""
+    while not received.endswith(b"}") and (more := raw.recv(1000)):
+        received += more
+    return received.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["silent", "kept open"])
+def test_who_asks_nothing_gives_way(asked: bool) -> None:
+    with serving() as port, ExitStack() as stack:
+        idle = []
+        for _ in range(3 * server.MAX_CONNECTIONS):
+            raw = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            idle.append(raw)
+            assert not asked or is_answered(raw)
+        assert ask(port, "/healthz")[0] == 200
+        assert all(is_answered(raw) for raw in idle[-server.MAX_CONNECTIONS // 2 :]), "the oldest went, not the young"
+
+
+def test_more_requests_than_allowed_get_503_and_leave_no_trace() -> None:
+    let_go = threading.Event()
+
+    def hangs() -> Check:
+        let_go.wait(10)
+        return Check(True, "")
+
+    with serving({"slow": hangs}) as port:
+        busy = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(server.MAX_CONNECTIONS - 1)]
+        for raw in busy:
+            raw.sendall(REQUEST % b"readyz")
+        try:
+            time.sleep(0.2)
+            assert ask(port, "/healthz")[0] == 503
+        finally:
+            let_go.set()
+        for raw in busy:
+            raw.recv(1000)
             raw.close()
         time.sleep(0.2)
         assert ask(port, "/healthz")[0] == 200
+
+
+def test_no_redirect_repeats_a_host() -> None:
+    with serving() as port:
+        status, headers, body = ask(port, "/healthz/", Host="evil.example")
+    assert status == 404
+    assert "evil" not in f"{headers}{body.decode()}"
 
 
 _PROGRAM = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -73,13 +74,14 @@ def stock(handlers: list[tuple[object, object]] | None = None, **settings: objec
         entity.shutdown()
 
 
-def answer_ac(request: bytes, *, max_length: int = 16384, result: int = 0) -> bytes:
+def answer_ac(request: bytes, *, max_length: int | None = 16384, result: int = 0) -> bytes:
     """An A-ASSOCIATE-AC that answers every context of `request` in its first syntax."""
     body = request[6:74]
     body += item(0x10, b"1.2.840.10008.3.1.1.1")
     for number, (_, syntaxes) in enumerate(CONTEXTS):
         body += item(0x21, bytes((2 * number + 1, 0, result, 0)) + item(0x40, syntaxes[0].encode()))
-    body += item(0x50, item(0x51, struct.pack(">I", max_length)) + item(0x52, b"1.2.3"))
+    length = b"" if max_length is None else item(0x51, struct.pack(">I", max_length))
+    body += item(0x50, length + item(0x52, b"1.2.3"))
     return pdu(AC, body)
 
 
@@ -319,6 +321,85 @@ def test_answer_that_does_not_come(script: Script, error: type[UpperError]) -> N
         with pytest.raises(UpperError):
             requested.send_message(3, encode_store_request(2, CT, "1.3"), memoryview(b"data"))
         with pytest.raises(UpperError):
+            requested.echo()
+
+
+def test_a_peer_that_says_no_maximum_length_is_asked_for_an_echo() -> None:
+    def answers(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(answer_ac(request, max_length=None))
+        sock.recv(4096)
+        echoed = element(0x0002, b"1.2.840.10008.1.1\0") + element(0x0100, b"\x30\x80") + element(0x0120, b"\1\0")
+        sock.sendall(pdu(DATA, pdv(1, COMMAND | LAST, echoed + element(0x0800, b"\1\1") + element(0x0900, b"\0\0"))))
+        until_closed(sock)
+
+    with scripted(answers) as port:
+        requested = ask(port)
+        assert requested.peer_max_pdu_bytes == 16384
+        assert requested.echo() == 0
+        requested.abort()
+
+
+@pytest.mark.parametrize("numbers", [(1, 1, 4), (1, 3, 0), (0, 0, 0), (3, 1, 1), (255, 255, 255)])
+def test_a_rejection_may_say_what_the_standard_reserves(numbers: tuple[int, int, int]) -> None:
+    rejects = scripted(lambda sock, _: sock.sendall(pdu(RJ, bytes((0, *numbers)))))
+    with rejects as port, pytest.raises(AssociationRejected) as caught:
+        ask(port)
+    assert (caught.value.result, caught.value.source, caught.value.reason) == numbers
+    assert not caught.value.transient
+
+
+@pytest.mark.parametrize("said", [(2, 3), (2, 7), (255, 255), (0, 9), (1, 1)])
+def test_an_abort_may_say_what_the_standard_reserves(said: tuple[int, int]) -> None:
+    aborts = scripted(lambda sock, _: sock.sendall(pdu(ABORT, bytes((0, 0, *said)))))
+    with aborts as port, pytest.raises(AssociationAborted) as caught:
+        ask(port)
+    assert type(caught.value) is AssociationAborted
+    assert (caught.value.source, caught.value.reason) == said
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.05])
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (pdu(DATA, pdv(3, COMMAND | LAST, RESPONSE.replace(b"\x01\x01", b"\0\0"))), pdu(DATA, pdv(3, 0, b"xy"))),
+        (b"", pdu(DATA, pdv(3, COMMAND, b""))),
+        (pdu(AC, b""[:0])[:1], b"\0"),
+    ],
+    ids=["a dataset", "empty pieces", "a header"],
+)
+def test_an_answer_without_end_is_ended(first: bytes, again: bytes, pause_seconds: float) -> None:
+    def never_ends(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(answer_ac(request))
+        sock.recv(4096)
+        with contextlib.suppress(OSError):
+            sock.sendall(first)
+            while True:
+                sock.sendall(again * (1 if pause_seconds else 500))
+                time.sleep(pause_seconds)
+
+    started = time.monotonic()
+    with scripted(never_ends) as port:
+        requested = ask(port, response_timeout_seconds=0.7)
+        requested.send_message(3, encode_store_request(1, CT, "1.2"), memoryview(b"data"))
+        with pytest.raises((AnswerTimeout, PeerBroken)):
+            requested.read_message()
+    assert time.monotonic() - started < 10
+
+
+def test_an_echo_with_a_dataset_without_end_is_ended() -> None:
+    def never_ends(sock: socket.socket, request: bytes) -> None:
+        sock.sendall(answer_ac(request))
+        sock.recv(4096)
+        echoed = element(0x0100, b"\x30\x80") + element(0x0120, b"\1\0") + element(0x0800, b"\0\0")
+        with contextlib.suppress(OSError):
+            sock.sendall(pdu(DATA, pdv(1, COMMAND | LAST, echoed + element(0x0900, b"\0\0"))))
+            while True:
+                sock.sendall(pdu(DATA, pdv(1, 0, b"xy")))
+                time.sleep(0.05)
+
+    with scripted(never_ends) as port:
+        requested = ask(port, response_timeout_seconds=0.7)
+        with pytest.raises((AnswerTimeout, PeerBroken)):
             requested.echo()
 
 
