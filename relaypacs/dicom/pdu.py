@@ -35,6 +35,10 @@ MAX_FRAGMENTS = 512
 """Views collected before `PduWalker.walk` pauses, so that one-byte PDVs can't be turned into memory."""
 
 
+MAX_EMPTY_FRAGMENTS = 256
+"""One behind the other; nobody needs any, and looking at them without end would hold everybody else up."""
+
+
 class AbortReason(IntEnum):
     """Reason of an A-ABORT whose source is the service provider (PS3.8 9.3.8)."""
 
@@ -72,7 +76,16 @@ class PduWalker:
     State is a few numbers: no PDU is ever needed whole.
     """
 
-    __slots__ = ("_command", "_left_in_pdu", "_left_in_pdv", "_max_pdu_bytes", "_pdv_is_last", "_started", "context_id")
+    __slots__ = (
+        "_command",
+        "_empty",
+        "_left_in_pdu",
+        "_left_in_pdv",
+        "_max_pdu_bytes",
+        "_pdv_is_last",
+        "_started",
+        "context_id",
+    )
 
     def __init__(self, max_pdu_bytes: int) -> None:
         """`max_pdu_bytes`: the Maximum Length Received that we announced (PS3.8 D.1)."""
@@ -82,6 +95,7 @@ class PduWalker:
         self._pdv_is_last = False
         self._command = COMMAND
         self._started = False
+        self._empty = 0
         self.context_id = 0
 
     @property
@@ -96,11 +110,11 @@ class PduWalker:
 
     def expect_command(self) -> None:
         """A command set comes next, in whichever presentation context its first fragment names."""
-        self._command, self._started = COMMAND, False
+        self._command, self._started, self._empty = COMMAND, False, 0
 
     def expect_dataset(self, context_id: int) -> None:
         """A dataset in this presentation context comes next."""
-        self._command, self._started, self.context_id = 0, True, context_id
+        self._command, self._started, self._empty, self.context_id = 0, True, 0, context_id
 
     def walk(self, view: memoryview, start: int, end: int, fragments: list[memoryview]) -> tuple[int, Stop]:
         """Append to `fragments` the views found in `view[start:end]`.
@@ -159,8 +173,14 @@ class PduWalker:
                 self._pdv_is_last = bool(control & LAST)
                 header = (P_DATA_TF, in_pdu + PDV_OVERHEAD_BYTES, length, context_id, control)
                 stride = PDATA_PDV.size + in_pdu if in_pdv == in_pdu else 0
-                if in_pdv == 0 and self._pdv_is_last:
-                    return position, Stop.LAST
+                if in_pdv == 0:
+                    if self._pdv_is_last:
+                        return position, Stop.LAST
+                    self._empty += 1
+                    if self._empty > MAX_EMPTY_FRAGMENTS:
+                        raise PduError(AbortReason.INVALID_PARAMETER, "fragment after fragment holds nothing")
+                else:
+                    self._empty = 0
         finally:
             self._left_in_pdu, self._left_in_pdv = in_pdu, in_pdv
 

@@ -35,6 +35,7 @@ from relaypacs.upper.tls_stream import TlsStream, begin
 
 _RELEASE_TIMEOUT_SECONDS = 5.0
 _ABORT_LINGER_SECONDS = 0.5
+_SKIPPED_BYTES = 64 << 10
 _ANSWER_BUFFERS = Buffers(16384)
 """Answers are small; a longer PDU is read in pieces."""
 
@@ -235,7 +236,7 @@ class Requested:
                 command = decode_command(part.data)
                 if command.has_dataset:
                     part = inline.reader.read_dataset(
-                        part.context_id, collect or _skip, within_seconds=inline.reader.pdu_timeout_seconds
+                        part.context_id, collect or _skipping(), within_seconds=inline.reader.pdu_timeout_seconds
                     )
                     if part is None:
                         return command
@@ -306,5 +307,14 @@ class Requested:
         return ConnectionLost(f"{inline.lost_because} {when}", 2)
 
 
-def _skip(_fragments: Sequence[memoryview]) -> None:
-    pass
+def _skipping() -> Callable[[Sequence[memoryview]], None]:
+    """Passes over a dataset that no answer should have, and no longer one."""
+    left = _SKIPPED_BYTES
+
+    def skip(fragments: Sequence[memoryview]) -> None:
+        nonlocal left
+        left -= sum(map(len, fragments))
+        if left < 0:
+            raise PduError(AbortReason.INVALID_PARAMETER, "a long dataset came with an answer that has none")
+
+    return skip

@@ -142,6 +142,13 @@ def test_an_abort_of_no_known_reason_is_no_error_of_ours(receiver: Receiver, sai
     assert not receiver.lines("association-failed")
 
 
+def test_a_command_of_empty_pieces_is_aborted(receiver: Receiver) -> None:
+    with Raw(receiver.port) as peer:
+        peer.associate()
+        peer.send(pdu(DATA, pdv(1, COMMAND, b"")) * 1000)
+        assert peer.read_pdu() == (ABORT, INVALID)
+
+
 def test_storing_in_the_verification_context(receiver: Receiver) -> None:
     with Raw(receiver.port) as peer:
         peer.associate()

@@ -13,6 +13,7 @@ from relaypacs.dicom.pdu import (
     COMMAND,
     HEADER,
     LAST,
+    MAX_EMPTY_FRAGMENTS,
     MAX_FRAGMENTS,
     P_DATA_TF,
     AbortReason,
@@ -197,6 +198,26 @@ def test_one_byte_fragments_pause_the_walk() -> None:
     fragments.clear()
     _, why = walker.walk(memoryview(stream), position, len(stream), fragments)
     assert (why, len(fragments)) == (Stop.MORE, 3)
+
+
+@pytest.mark.parametrize("control", [COMMAND, 0], ids=["command", "dataset"])
+def test_fragments_without_end_that_hold_nothing(control: int) -> None:
+    nothing = struct.pack(">BxIIBB", 4, 6, 2, 1, control)
+    something = struct.pack(">BxIIBBc", 4, 7, 3, 1, control, b"x")
+
+    def walk(data: bytes) -> int:
+        walker = PduWalker(16384)
+        if control:
+            walker.expect_command()
+        else:
+            walker.expect_dataset(1)
+        found: list[memoryview] = []
+        walker.walk(memoryview(data), 0, len(data), found)
+        return len(found)
+
+    assert walk((nothing * MAX_EMPTY_FRAGMENTS + something) * 3) == 3
+    with pytest.raises(PduError):
+        walk(something + nothing * (MAX_EMPTY_FRAGMENTS + 1))
 
 
 def test_other_pdus_are_left_where_they_are() -> None:

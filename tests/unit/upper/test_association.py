@@ -386,6 +386,16 @@ def test_an_answer_without_end_is_ended(first: bytes, again: bytes, pause_second
     assert time.monotonic() - started < 10
 
 
+def test_a_long_dataset_behind_an_answer_is_not_waited_for() -> None:
+    answer = element(0x0100, b"\x01\x80") + element(0x0800, b"\0\0") + element(0x0900, b"\0\0")
+    behind = pdu(DATA, pdv(3, 0, bytes(16000))) * 8
+    with scripted(then(pdu(DATA, pdv(3, COMMAND | LAST, answer)) + behind)) as port:
+        requested = ask(port, response_timeout_seconds=60.0)
+        requested.send_message(3, encode_store_request(1, CT, "1.2"), memoryview(b"data"))
+        with pytest.raises(PeerBroken):
+            requested.read_message()
+
+
 def test_an_echo_with_a_dataset_without_end_is_ended() -> None:
     def never_ends(sock: socket.socket, request: bytes) -> None:
         sock.sendall(answer_ac(request))
