@@ -1,4 +1,4 @@
-"""What of an A-ASSOCIATE-RQ or -AC is decoded: the items that decide something here, each at most once.
+"""What of an A-ASSOCIATE-RQ or -AC is decoded: the items that decide something here, as many as can count.
 
 Used by `upper` before pynetdicom's decoder. Items and sub-items of unknown type are to be ignored (PS3.8 9.3.1), the
 implementation's class and name tell nothing (PS3.7 D.3.3.2), and roles and extended negotiation are neither proposed

@@ -82,9 +82,10 @@ def _write_group(writer: SpoolWriter, segment: Segment, group: Sequence[Whole]) 
         _refuse(group, writer.retire(segment, problem))
         return None
     reach("append.synced")
+    # Before anybody is told: what follows may fail, and a segment is then retired where it has got to.
+    segment.advance(at, chain, len(places))
     for record, place in zip(group, places, strict=True):
         record.at = place
-    segment.advance(at, chain, len(places))
     return places[-1]
 
 
