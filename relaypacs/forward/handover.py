@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from relaypacs.forward.settle import Settler
 from relaypacs.forward.site import Site
@@ -57,10 +58,16 @@ class Handover:
             busy = self._working or self._waiting
             return self._most > 0 and not busy and self._drained and self._is_open()
 
-    def work(self, *, begins: bool) -> None:
-        """A worker begins with what it took, or has ended."""
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While a worker is at what it took."""
         with self._lock:
-            self._working += 1 if begins else -1
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working -= 1
 
     def put(self, claims: Sequence[Claim]) -> None:
         """Hand over what was leased, and is held by the settler."""

@@ -158,11 +158,8 @@ class Worker:
                 claims = self._claim_for_trial() if trial else self._claim(self._limit)
                 claims = self._with_callers(claims)
             if claims:
-                self._handover.work(begins=True)
-                try:
+                with self._handover.working():
                     trouble, answered = self._deliver(claims, trial=trial)
-                finally:
-                    self._handover.work(begins=False)
         except Exception as bug:
             trouble = self._survive(bug)
         self._site.end_turn(

@@ -94,9 +94,8 @@ def test_idle_is_who_has_nothing_and_would_begin_at_once(desk: Desk) -> None:
     desk.put(1)
     assert not desk.handover.is_idle, "one waits"
     desk.take()
-    desk.handover.work(begins=True)
-    assert not desk.handover.is_idle, "one is sent"
-    desk.handover.work(begins=False)
+    with desk.handover.working():
+        assert not desk.handover.is_idle, "one is sent"
     assert desk.handover.is_idle
     desk.handover.queued()
     assert not desk.handover.is_idle, "the table comes first"
