@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from relaypacs import log
 from tests.peers.dcmtk import StoreScp
 from tests.peers.node import Node
 from tests.peers.orthanc import Orthanc
@@ -33,6 +34,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def long_run(request: pytest.FixtureRequest) -> bool:
     """Whether this is a full-size run, for tests that only scale themselves."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """What a test makes of the log of this process ends with it: a later one may wait for a line."""
+    before = dict(vars(log._sink))
+    yield
+    vars(log._sink).update(before)
 
 
 _DESCRIPTORS_LEFT = 64
